@@ -1,0 +1,6 @@
+"""Losses as pure functions."""
+
+from sslam.losses.masked_latent import cls_loss, masked_latent_loss, scaled_squared_error
+from sslam.losses.source_retention import source_retention_target
+
+__all__ = ["cls_loss", "masked_latent_loss", "scaled_squared_error", "source_retention_target"]

@@ -1,0 +1,128 @@
+"""Kaldi-compatible log-mel filter banks of a whole batch in one call.
+
+Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, K frequency bins.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchaudio.compliance.kaldi import get_mel_banks
+
+PREEMPHASIS = 0.97
+LOW_FREQUENCY = 20.0
+
+
+class Frontend(nn.Module):
+    """Base of every front end: waveforms on the batch's device to features.
+
+    Attributes:
+        sample_rate: Rate of the waveforms in Hz.
+        num_mel_bins: Mel bins F of the features.
+        num_frames: Frames L of the features.
+    """
+
+    sample_rate: int
+    num_mel_bins: int
+    num_frames: int
+
+    def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
+        """Waveforms (B, T) to features (B, L, F) in float32."""
+        raise NotImplementedError
+
+
+class KaldiFbank(Frontend):
+    """Normalised log-mel filter banks as EAT and SSLAM use them.
+
+    The mean of the clip is subtracted; Kaldi's fbank follows (25 ms Hann window every 10 ms, only whole windows, DC
+    offset of each window removed, pre-emphasis 0.97, power spectrum, no dither, no energy); the first ``num_frames``
+    frames are kept or zeros are appended; then ``(x - mean) / (2 * std)``. Always in float32, also under autocast.
+
+    Args:
+        num_frames: Frames of the features. 1024 for clips of 10 s, 512 for 5 s, 128 for 1 s.
+        num_mel_bins: Mel bins between 20 Hz and half the sample rate.
+        mean: Mean of the log-mels of the data set; AudioSet -4.268, ESC-50 -6.627, Speech Commands v2 -6.846,
+            SPASS -5.275.
+        std: Standard deviation likewise; AudioSet 4.569, ESC-50 5.359, Speech Commands v2 5.565, SPASS 3.268.
+        sample_rate: Rate of the waveforms in Hz.
+
+    Raises:
+        ValueError: If the standard deviation is not positive or there are no frames.
+    """
+
+    def __init__(
+        self,
+        num_frames: int = 1024,
+        num_mel_bins: int = 128,
+        mean: float = -4.268,
+        std: float = 4.569,
+        sample_rate: int = 16000,
+    ) -> None:
+        super().__init__()
+        if std <= 0:
+            raise ValueError(f"std must be > 0, got {std}.")
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
+        self.num_frames = num_frames
+        self.num_mel_bins = num_mel_bins
+        self.mean = mean
+        self.std = std
+        self.sample_rate = sample_rate
+        self.window_length = int(sample_rate * 0.025)
+        self.hop_length = int(sample_rate * 0.010)
+        self.fft_length = 1 << (self.window_length - 1).bit_length()
+        banks_FK, _ = get_mel_banks(
+            num_mel_bins,
+            self.fft_length,
+            float(sample_rate),
+            low_freq=LOW_FREQUENCY,
+            high_freq=0.0,  # Kaldi's way to say half the sample rate
+            vtln_low=100.0,
+            vtln_high=-500.0,
+            vtln_warp_factor=1.0,
+        )
+        # Kaldi gives no weight to the Nyquist bin.
+        self.register_buffer("mel_banks_KF", F.pad(banks_FK, (0, 1)).T.contiguous(), persistent=False)
+        self.register_buffer("window_W", torch.hann_window(self.window_length, periodic=False), persistent=False)
+        self.mel_banks_KF: Tensor
+        self.window_W: Tensor
+
+    def frames_in(self, num_samples: Tensor) -> Tensor:
+        """Whole windows in clips of ``num_samples`` samples."""
+        frames = torch.div(num_samples - self.window_length, self.hop_length, rounding_mode="floor") + 1
+        return frames.clamp(min=0)
+
+    def log_mel(self, waveform_BT: Tensor) -> Tensor:
+        """Kaldi's fbank of waveforms (B, T), T at least one window, before padding and normalising: (B, L', F)."""
+        windows_BLW = waveform_BT.unfold(1, self.window_length, self.hop_length)
+        windows_BLW = windows_BLW - windows_BLW.mean(dim=-1, keepdim=True)
+        previous_BLW = F.pad(windows_BLW, (1, 0), mode="replicate")[..., :-1]
+        windows_BLW = (windows_BLW - PREEMPHASIS * previous_BLW) * self.window_W
+        spectrum_BLK = torch.view_as_real(torch.fft.rfft(windows_BLW, n=self.fft_length))
+        power_BLK = spectrum_BLK.square().sum(dim=-1)
+        return (power_BLK @ self.mel_banks_KF).clamp(min=torch.finfo(torch.float32).eps).log()
+
+    def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
+        """Waveforms (B, T), padded at the end, to features (B, num_frames, F).
+
+        Args:
+            waveform_BT: Samples in [-1, 1].
+            num_samples_B: True lengths; the rest of a row is padding that must not count. None: all of T.
+        """
+        with torch.autocast(waveform_BT.device.type, enabled=False):
+            waveform_BT = waveform_BT.float()
+            num_clips, num_samples = waveform_BT.shape
+            if num_samples_B is None:
+                num_samples_B = torch.full((num_clips,), num_samples, device=waveform_BT.device)
+            inside_BT = torch.arange(num_samples, device=waveform_BT.device) < num_samples_B[:, None]
+            mean_B1 = (waveform_BT * inside_BT).sum(dim=1, keepdim=True) / num_samples_B.clamp(min=1)[:, None]
+            # No more samples than the frames that are kept need, and at least one window.
+            wanted = self.window_length + (self.num_frames - 1) * self.hop_length
+            waveform_BT = F.pad(waveform_BT[:, :wanted], (0, max(0, self.window_length - num_samples))) - mean_B1
+            # One batched call, but on a CPU one clip at a time stays in the cache (measured: 1.5 times as fast).
+            chunk_size = 1 if waveform_BT.device.type == "cpu" else num_clips
+            features_BLF = torch.cat([self.log_mel(chunk_BT) for chunk_BT in waveform_BT.split(chunk_size)])
+            padding = self.num_frames - features_BLF.shape[1]
+            frame_L = torch.arange(features_BLF.shape[1], device=waveform_BT.device)
+            outside_BL = frame_L >= self.frames_in(num_samples_B)[:, None]
+            features_BLF = features_BLF.masked_fill(outside_BL[..., None], 0.0)
+            return (F.pad(features_BLF, (0, 0, 0, padding)) - self.mean) / (2 * self.std)

@@ -1,0 +1,5 @@
+"""Metrics."""
+
+from sslam.metrics.moments import Moments
+
+__all__ = ["Moments"]

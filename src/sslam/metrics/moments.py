@@ -1,0 +1,41 @@
+"""First and second moments of a set of vectors, which can be added up over batches and ranks.
+
+Shape letters: N vectors, D width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Number, sum (D,) and sum of squares (D,) of vectors, in float64 so that large sets stay exact."""
+
+    number: Tensor
+    total_D: Tensor
+    total_of_squares_D: Tensor
+
+    @classmethod
+    def of(cls, vectors: Tensor, weights: Tensor) -> "Moments":
+        """Moments of vectors (..., D), each counted ``weights`` (...) times."""
+        vectors_ND = vectors.detach().flatten(end_dim=-2).float()
+        weights_N = weights.flatten().float()
+        return cls(
+            weights_N.sum(dtype=torch.float64),
+            (weights_N @ vectors_ND).double(),
+            (weights_N @ vectors_ND.square()).double(),
+        )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.number + other.number,
+            self.total_D + other.total_D,
+            self.total_of_squares_D + other.total_of_squares_D,
+        )
+
+    def standard_deviation(self) -> Tensor:
+        """Mean over D of the standard deviation over the vectors: 0 when all vectors are equal (data2vec's measure)."""
+        variance_D = (self.total_of_squares_D - self.total_D.square() / self.number) / (self.number - 1)
+        return (variance_D.clamp(min=0.0) + 1e-6).sqrt().mean().float()

@@ -1,0 +1,279 @@
+"""The method in training: teacher, stages, accumulation, ablations."""
+
+import copy
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sslam.ema import EMATeacher
+from sslam.frontends import KaldiFbank
+from sslam.methods import SSLAM, Objectives, Stage
+from sslam.methods.sslam import RandomSource
+from sslam.networks import AudioViT, ConvDecoder
+from sslam.transforms import InverseBlockMasking, PartialMixing
+
+SAMPLES = 16000 * 128 // 100 + 240  # 128 frames: 8 columns of 8 patches
+BOOTSTRAPPING = Objectives(unmixed=1, mixed=0, source_retention=0)
+
+
+def make_stage(**changes: Any) -> Stage:
+    return Stage(**({"steps": 4, "learning_rate": 1e-3, "warmup_steps": 1, "num_clones": 2} | changes))
+
+
+def make_method(stages: list[Stage] | None = None, **changes: Any) -> SSLAM:
+    torch.manual_seed(0)
+    return SSLAM(
+        encoder=AudioViT(width=32, depth=2, num_heads=2),
+        decoder=ConvDecoder(width=32, decoder_width=32, depth=1),
+        frontend=KaldiFbank(num_frames=128),
+        masking=InverseBlockMasking(),
+        mixing=PartialMixing(),
+        stages=stages or [make_stage()],
+        **changes,
+    )
+
+
+def clips(number: int, batch_size: int = 2, seed: int = 0) -> DataLoader:
+    generator = torch.Generator().manual_seed(seed)
+    waveforms = torch.randn(number, SAMPLES, generator=generator) * 0.1
+    return DataLoader([{"waveform": waveform, "num_samples": SAMPLES} for waveform in waveforms], batch_size=batch_size)
+
+
+def fit(module: SSLAM, loader: DataLoader, **changes: Any) -> pl.Trainer:
+    arguments = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    arguments |= {"enable_model_summary": False, "max_epochs": -1}
+    trainer = pl.Trainer(**(arguments | changes))
+    trainer.fit(module, loader)
+    return trainer
+
+
+class Recorder(pl.Callback):
+    """Keeps what each batch and optimizer step left behind."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+        self.states: list[int] = []
+        self.losses: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        self.rates.append(optimizer.param_groups[0]["lr"])
+        self.states.append(len(optimizer.state))
+
+    def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.losses.append(float(outputs["loss"]))
+
+
+# ---- teacher --------------------------------------------------------------------------------------------------------
+
+
+def test_teacher__shares_no_storage_and_gets_no_gradient() -> None:
+    module = make_method()
+    student = {parameter.data_ptr() for parameter in module.student.parameters()}
+    assert not student & {parameter.data_ptr() for parameter in module.teacher.parameters()}
+    features = torch.randn(2, 128, 128)
+    module.losses(features, module.stages[0], RandomSource.seeded(torch.device("cpu"), 0)).total.backward()
+    assert all(parameter.grad is None for parameter in module.teacher.parameters())
+    assert all(parameter.grad is not None for parameter in module.student.parameters())
+    assert not module.teach(features, module.stages[0]).patch_BPD.requires_grad
+
+
+def test_teacher__moves_by_exactly_one_minus_decay() -> None:
+    student = AudioViT(width=32, depth=1, num_heads=2)
+    teacher = EMATeacher(student)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+    before = copy.deepcopy(teacher.encoder.state_dict())
+    teacher.update(student, 0.9)
+    for name, value in teacher.encoder.state_dict().items():
+        torch.testing.assert_close(value, before[name] + 0.1, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_teacher__moves_once_per_optimizer_step(accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    decays: list[float] = []
+    before_update = EMATeacher.update
+
+    def recorded(self: EMATeacher, student: torch.nn.Module, decay: float) -> None:
+        decays.append(decay)
+        before_update(self, student, decay)
+
+    monkeypatch.setattr(EMATeacher, "update", recorded)
+    stages = [make_stage(steps=2), make_stage(steps=2)]
+    module = make_method(stages, ema_decay=0.5, ema_end_decay=0.9, ema_anneal_steps=4)
+    fit(module, clips(8), accumulate_grad_batches=accumulate)
+    # Annealed from the first step of a stage on, and again in the second stage.
+    assert decays == pytest.approx([0.6, 0.7, 0.6, 0.7])
+
+
+def test_teacher__stays_in_evaluation_mode() -> None:
+    module = make_method()
+    module.train()
+    assert module.student.training
+    assert not module.teacher.training
+    assert not any(child.training for child in module.teacher.modules())
+
+
+# ---- stages ---------------------------------------------------------------------------------------------------------
+
+
+def test_stages__restart_the_schedule_and_the_optimizer_and_end_the_run() -> None:
+    stages = [make_stage(steps=4, objectives=BOOTSTRAPPING), make_stage(steps=3, learning_rate=1e-4)]
+    recorder = Recorder()
+    trainer = fit(make_method(stages), clips(6), callbacks=[recorder])
+    assert trainer.global_step == 7
+    assert recorder.rates == pytest.approx([0, 1e-3, 7.5e-4, 2.5e-4, 0, 1e-4, 5e-5])
+    assert [count == 0 for count in recorder.states] == [True, False, False, False, True, False, False]
+
+
+def test_stages__a_longer_run_than_the_stages_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"max_steps is 9, but the stages end after 4 steps. Leave trainer.max_steps"):
+        fit(make_method(), clips(2), max_steps=9)
+
+
+def test_stages__bad_values_are_refused() -> None:
+    with pytest.raises(ValueError, match="warmup_steps must be between 0 and the stage's steps, got warmup_steps=9"):
+        make_stage(warmup_steps=9)
+    with pytest.raises(ValueError, match="at least 1 step and 1 clone, got steps=4 and num_clones=0"):
+        make_stage(num_clones=0)
+    with pytest.raises(ValueError, match="at least one of them > 0"):
+        Objectives(0, 0, 0)
+    with pytest.raises(ValueError, match="cls_target_layers must be between 1 and the encoder's depth 2, got 5"):
+        make_method([make_stage(cls_target_layers=5)])
+    with pytest.raises(ValueError, match="stages is empty"):
+        SSLAM(AudioViT(32, 1, 2), ConvDecoder(32), KaldiFbank(), InverseBlockMasking(), PartialMixing(), [])
+
+
+def test_method__parts_that_do_not_fit_are_refused() -> None:
+    parts = (InverseBlockMasking(), PartialMixing(), [make_stage()])
+    with pytest.raises(ValueError, match="The decoder's width must be the encoder's 32, got 768"):
+        SSLAM(AudioViT(32, 2, 2), ConvDecoder(), KaldiFbank(), *parts)
+    with pytest.raises(ValueError, match="num_mel_bins must be the encoder's 128, got 64"):
+        SSLAM(AudioViT(32, 2, 2), ConvDecoder(32), KaldiFbank(num_mel_bins=64), *parts)
+
+
+# ---- meaning of the loss --------------------------------------------------------------------------------------------
+
+
+def losses_of(module: SSLAM, features: Tensor, stage: Stage) -> Any:
+    return module.losses(features, stage, RandomSource.seeded(torch.device("cpu"), 5))
+
+
+def test_losses__more_clips_or_clones_keep_the_scale() -> None:
+    module = make_method(cls_loss_weight=10.0)
+    features = torch.randn(4, 128, 128)
+    few = losses_of(module, features[:2], make_stage(num_clones=2))
+    many = losses_of(module, features.repeat(4, 1, 1), make_stage(num_clones=8))
+    for term in ("patch", "cls", "source_retention"):
+        assert getattr(many, term).item() == pytest.approx(getattr(few, term).item(), rel=0.15)
+
+
+def test_losses__accumulated_gradients_are_those_of_one_large_batch() -> None:
+    features = torch.randn(4, 128, 128)
+    stage = make_stage(objectives=BOOTSTRAPPING, num_clones=1)
+    gradients = []
+    masks = InverseBlockMasking()(4, (8, 8), torch.Generator().manual_seed(0))
+    for parts in (1, 2):
+        module = make_method(mask_noise_std=0.0)
+        for part in range(parts):
+            rows = slice(part * 4 // parts, (part + 1) * 4 // parts)
+            chosen = type(masks)(masks.kept_ids[rows], masks.masked[rows])
+            module.masking = lambda *_, chosen=chosen: chosen  # type: ignore[assignment]
+            (losses_of(module, features[rows], stage).total / parts).backward()
+        gradients.append([parameter.grad for parameter in module.student.parameters()])
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "student_rows", "teacher_rows"),
+    [
+        (BOOTSTRAPPING, 4, 2),  # MB-UA
+        (Objectives(0, 1, 0), 4, 2),  # MB-PMA
+        (Objectives(1, 1, 0), 8, 4),  # MB-UA-PMA
+        (Objectives(1, 1, 2), 8, 6),  # SSLAM: the teacher also hears the partners
+        (Objectives(0, 0, 1), 4, 4),
+    ],
+)
+def test_objectives__only_what_an_ablation_needs_is_computed(
+    objectives: Objectives, student_rows: int, teacher_rows: int
+) -> None:
+    module = make_method()
+    rows = {"student": 0, "teacher": 0}
+
+    def count(name: str) -> Any:
+        def hook(block: Any, inputs: tuple[Tensor], output: Any) -> None:
+            rows[name] += len(inputs[0])
+
+        return hook
+
+    module.student.blocks[0].register_forward_hook(count("student"))
+    module.teacher.encoder.blocks[0].register_forward_hook(count("teacher"))
+    losses = losses_of(module, torch.randn(2, 128, 128), make_stage(objectives=objectives))
+    assert rows == {"student": student_rows, "teacher": teacher_rows}
+    assert losses.total.isfinite()
+    assert (losses.source_retention > 0) == (objectives.source_retention > 0)
+    assert (losses.patch > 0) == (objectives.unmixed + objectives.mixed > 0)
+
+
+def test_losses__a_weight_scales_its_term() -> None:
+    features = torch.randn(2, 128, 128)
+    one = losses_of(make_method(), features, make_stage(objectives=Objectives(1, 1, 1)))
+    three = losses_of(make_method(), features, make_stage(objectives=Objectives(3, 3, 6)))
+    assert three.patch.item() == pytest.approx(3 * one.patch.item(), rel=1e-5)
+    assert three.cls.item() == pytest.approx(3 * one.cls.item(), rel=1e-5)
+    assert three.source_retention.item() == pytest.approx(6 * one.source_retention.item(), rel=1e-5)
+
+
+def test_losses__bf16_autocast_gives_float32_losses_near_those_of_float32() -> None:
+    module, features = make_method(), torch.randn(2, 128, 128)
+    expected = losses_of(module, features, make_stage())
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = losses_of(module, features, make_stage())
+    assert losses.total.dtype == torch.float32
+    assert losses.total.item() == pytest.approx(expected.total.item(), rel=0.03)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def test_training__a_tiny_batch_is_overfitted() -> None:
+    stage = make_stage(steps=150, learning_rate=3e-3, warmup_steps=10)
+    recorder = Recorder()
+    fit(make_method([stage], cls_loss_weight=1.0), clips(2), callbacks=[recorder])
+    assert sum(recorder.losses[-10:]) < 0.6 * sum(recorder.losses[5:15])
+
+
+def test_training__draws_differ_from_step_to_step_and_rank_to_rank_but_not_from_run_to_run() -> None:
+    module = make_method()
+    keys = [(0, 0), (0, 1), (1, 0)]
+    drawn = [module.random_source(*key).device.initial_seed() for key in keys]
+    assert len(set(drawn)) == 3
+    assert drawn == [module.random_source(*key).device.initial_seed() for key in keys]
+
+
+def test_training__weight_decay_exemption() -> None:
+    everything = make_method(weight_decay_exempt_1d=False).configure_optimizers()
+    assert [group["weight_decay"] for group in everything.param_groups] == [0.05]
+    matrices, vectors = make_method().configure_optimizers().param_groups
+    assert (matrices["weight_decay"], vectors["weight_decay"]) == (0.05, 0.0)
+    assert {parameter.ndim for parameter in vectors["params"]} == {1}
+    assert min(parameter.ndim for parameter in matrices["params"]) == 2
+
+
+def test_explain__changes_nothing_and_shows_the_masked_mixture() -> None:
+    module = make_method()
+    batch = next(iter(clips(2)))
+    state, random = copy.deepcopy(module.state_dict()), torch.get_rng_state()
+    shown = module.explain(batch)
+    assert torch.equal(random, torch.get_rng_state())
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert shown["kept"].sum() == 12
+    alone = ~shown["mixed_frames"]
+    assert alone.sum() == 2 * 16
+    assert torch.equal(shown["mixture"][alone], shown["clip"][alone])
+    assert shown["target"].shape == shown["prediction"].shape == (64, 32)

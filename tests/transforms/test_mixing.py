@@ -1,0 +1,58 @@
+"""Partial mixtures against a loop over frames, and the range of the windows."""
+
+import pytest
+import torch
+
+from sslam.transforms import PartialMixing, partner_of
+
+
+def test_partial_mixing__matches_a_loop_over_frames() -> None:
+    features = torch.randn(3, 64 * 16, 4)
+    first, second, length = 3, 30, 15
+    mixture = PartialMixing().mix(features, 16, first, second, length)
+    for clip in range(3):
+        for frame in range(0, 1024, 7):
+            alone = 48 <= frame < 48 + 240 or 480 <= frame < 480 + 240
+            expected = features[clip, frame]
+            if not alone:
+                expected = torch.maximum(expected, features[clip - 1, frame])
+            assert torch.equal(mixture.features[clip, frame], expected)
+            assert (frame // 16 in mixture.mixed_columns.tolist()) != alone
+    assert sorted(mixture.mixed_columns.tolist() + mixture.unmixed_columns.tolist()) == list(range(64))
+
+
+def test_partial_mixing__windows_have_the_published_range() -> None:
+    mixing, generator = PartialMixing(), torch.Generator().manual_seed(0)
+    windows = [mixing.draw_windows(64, generator) for _ in range(4000)]
+    assert {length for _, _, length in windows} == {15}
+    assert {first * 16 for first, _, _ in windows} == set(range(0, 497, 16))
+    assert all(first * 16 + 240 <= second * 16 <= 768 for first, second, _ in windows)
+    assert {second * 16 for first, second, _ in windows if first == 31} == {736, 752, 768}
+
+
+@pytest.mark.parametrize("columns", [5, 8, 32, 64, 333, 750])
+def test_partial_mixing__any_length_has_two_separate_windows(columns: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        mixture = PartialMixing()(torch.zeros(2, columns * 16, 1), 16, generator)
+        assert len(mixture.unmixed_columns) == 2 * int(columns * 240 / 1024)
+
+
+def test_partial_mixing__the_input_is_left_alone() -> None:
+    features = torch.randn(2, 128, 4)
+    before = features.clone()
+    PartialMixing()(features, 16, torch.Generator())
+    assert torch.equal(features, before)
+
+
+def test_partner_of__is_the_clip_before() -> None:
+    assert partner_of(torch.arange(4)).tolist() == [3, 0, 1, 2]
+
+
+def test_partial_mixing__bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="got a batch of 1. Use a batch_size of at least 2"):
+        PartialMixing()(torch.zeros(1, 1024, 4), 16, torch.Generator())
+    with pytest.raises(ValueError, match="A clip of 4 columns of patches is too short"):
+        PartialMixing()(torch.zeros(2, 64, 4), 16, torch.Generator())
+    with pytest.raises(ValueError, match="window_fraction must be between 0 and 0.25, both excluded, got 0.5"):
+        PartialMixing(window_fraction=0.5)
