@@ -1,0 +1,273 @@
+"""What all data modules share: clips of one length from audio files, batches, loaders that resume exactly.
+
+Shape letters: B clips, T samples, C classes.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, default_collate
+
+from data_modules.bad_files import BadFileLog
+from data_modules.sampler import ClipLoader, EvaluationSampler, Request, TrainingLoader, TrainingSampler
+from sslam.audio import MIN_SECONDS, SAMPLE_RATE, AudioFileError, FileProblem, decode_audio
+
+MAX_CLIP_SECONDS = 120.0  # the encoders' table of positions ends there
+MAX_ATTEMPTS = 1000  # files tried before a set counts as unreadable: a second or two
+DEFAULT_MAX_WORKERS = 4
+
+Sample = dict[str, Any]
+
+
+def collate_clips(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Make a batch: entries are stacked, `skipped` is the list of all file problems, dropped samples are left out."""
+    skipped = [problem for sample in samples for problem in sample["skipped"]]
+    kept = [{key: value for key, value in sample.items() if key != "skipped"} for sample in samples if len(sample) > 1]
+    batch: dict[str, Any] = default_collate(kept) if kept else {"index": torch.zeros(0, dtype=torch.int64)}
+    return batch | {"skipped": skipped}
+
+
+class AudioFileDataset(Dataset[Sample]):
+    """Clips of one length from audio files, 16 kHz mono.
+
+    In training a clip is a random part of its file, and a bad file is replaced by another one; in evaluation it is the
+    file's beginning, and a bad file is dropped. What is drawn depends on (seed, epoch, index) only, so it is the same
+    for any number of workers and processes and after a resume.
+
+    Args:
+        paths: The files.
+        clip_seconds: Length; a shorter file is padded with zeros at the end.
+        training: Random parts and replacement, or beginnings.
+        labels: One row per file, shape (files, C), or None.
+        seed: Of the random parts.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str],
+        clip_seconds: float,
+        training: bool,
+        labels: NDArray[np.float32] | None = None,
+        seed: int = 0,
+    ) -> None:
+        # One block of bytes: workers that touch two million Python strings would each get a copy of them.
+        self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+        self.clip_seconds = clip_seconds
+        self.training = training
+        self.labels = labels
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def path(self, index: int) -> str:
+        """The file of a clip, by a batch's `index`."""
+        return os.fsdecode(self._paths[index])
+
+    def __getitem__(self, request: Request | int) -> Sample:
+        """One clip, for an index or a pair (index, epoch).
+
+        Returns:
+            `waveform` float32 (T,), `num_samples` before padding, `index` of the file that was read, `labels` (C,)
+            where the set has them, and `skipped`, a list of file problems; the last alone where the clip is dropped.
+
+        Raises:
+            ValueError: In training, if 1000 files (or all) in a row cannot be read.
+        """
+        index, epoch = request if isinstance(request, tuple) else (request, 0)
+        if not self.training:
+            try:
+                return self._sample(index, crop_position=0.0)
+            except AudioFileError as error:
+                return {"skipped": [_skipped(error)]}
+        rng = np.random.default_rng((self.seed, epoch, index))
+        problems: list[FileProblem] = []
+        try:
+            return self._sample(index, rng.random())
+        except AudioFileError as error:
+            problems.append(_skipped(error))
+        for other in rng.choice(len(self), size=min(len(self), MAX_ATTEMPTS), replace=False):
+            try:
+                sample = self._sample(int(other), rng.random())
+            except AudioFileError as error:
+                problems.append(_skipped(error))
+            else:
+                return sample | {"skipped": problems + sample["skipped"]}
+        raise _nothing_readable(problems)
+
+    def require_readable(self) -> None:
+        """Look for one file that can be read.
+
+        Raises:
+            ValueError: If none of the files (or of 1000 among them) can be read.
+        """
+        problems = []
+        for index in np.random.default_rng(self.seed).permutation(len(self))[:MAX_ATTEMPTS]:
+            try:
+                self._sample(int(index), crop_position=0.0)
+            except AudioFileError as error:
+                problems.append(_skipped(error))
+            else:
+                return
+        raise _nothing_readable(problems)
+
+    def _sample(self, index: int, crop_position: float) -> Sample:
+        waveform, problem = decode_audio(self.path(index), SAMPLE_RATE, 0.0, self.clip_seconds, crop_position)
+        num_samples = len(waveform)
+        missing = round(self.clip_seconds * SAMPLE_RATE) - num_samples
+        if missing > 0:
+            waveform = np.concatenate([waveform, np.zeros(missing, np.float32)])
+        sample: Sample = {"waveform": torch.from_numpy(waveform), "num_samples": num_samples, "index": index}
+        if self.labels is not None:
+            sample["labels"] = torch.from_numpy(self.labels[index])
+        return sample | {"skipped": [problem] if problem else []}
+
+
+def _skipped(error: AudioFileError) -> FileProblem:
+    return FileProblem(error.path, error.reason, "skipped")
+
+
+def _nothing_readable(problems: Sequence[FileProblem]) -> ValueError:
+    first = problems[0]
+    return ValueError(
+        f"None of the {len(problems)} audio files that were tried can be used; the first is '{first.path}' "
+        f"({first.reason}). Point --data at readable wav, flac, mp3 or ogg files."
+    )
+
+
+class AudioDataModule(pl.LightningDataModule):
+    """Base of the data modules: a subclass makes `train_set`, `val_set` and `test_set` in :meth:`make_sets`.
+
+    Batches are dicts: `waveform` float32 (B, T) at 16 kHz, `num_samples` int64 (B,) before padding, `index` int64 (B,),
+    with classes `labels` float32 (B, C). Training drops the last, incomplete batch and, under DDP, gives every process
+    its own share; evaluation gives every clip exactly once. Bad files never stop a run: they are counted, named in a
+    warning and listed in `bad_files.csv` in the run's folder (`bad_files-rank1.csv` ... with several processes).
+
+    Args:
+        batch_size: Clips per batch and process.
+        num_workers: Processes that read clips; None takes the free processor cores, at most 4, and 0 reads in the main
+            process.
+        clip_seconds: Length of every clip, 0.025 to 120. Longer recordings are cut, shorter ones padded with zeros.
+        seed: Of the order and the random parts; independent of the number of workers.
+    """
+
+    def __init__(
+        self, batch_size: int = 12, num_workers: int | None = None, clip_seconds: float = 10.0, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"num_workers must be 0 (read in the main process) or more, got {num_workers}.")
+        if not MIN_SECONDS <= clip_seconds <= MAX_CLIP_SECONDS:
+            raise ValueError(
+                f"clip_seconds must lie between {MIN_SECONDS} (one window of the front end) and "
+                f"{MAX_CLIP_SECONDS:.0f} s (the longest clip the encoders take), got {clip_seconds}."
+            )
+        if seed < 0:
+            raise ValueError(f"seed must not be negative, got {seed}.")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.clip_seconds = clip_seconds
+        self.seed = seed
+        # Under DDP a process may have no clip of a tiny validation set.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
+        self.train_set: Dataset[Sample] | None = None
+        self.val_set: Dataset[Sample] | None = None
+        self.test_set: Dataset[Sample] | None = None
+        self.predict_set: Dataset[Sample] | None = None
+        self.bad_files = BadFileLog()
+
+    def make_sets(self) -> None:
+        """Make the sets that this data has; the others stay None. Called again for every stage.
+
+        Raises:
+            ValueError: If the data is not there or unusable, with the remedy.
+        """
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        self.make_sets()
+        if stage == "validate":  # in a fit it may be missing
+            self._required(self.val_set, "validation")
+        for dataset in self._used_sets(stage):
+            if isinstance(dataset, AudioFileDataset):
+                dataset.require_readable()
+        trainer = self.trainer
+        # `log_dir` is a broadcast: asked for here, where all processes are, and not where one of them meets a bad file.
+        if trainer is not None and (folder := trainer.log_dir) is not None:
+            name = "bad_files.csv" if trainer.world_size == 1 else f"bad_files-rank{trainer.global_rank}.csv"
+            self.bad_files = BadFileLog(Path(folder) / name)
+
+    def teardown(self, stage: str) -> None:
+        self.bad_files.summarise()
+
+    def train_dataloader(self) -> TrainingLoader:
+        dataset = self._required(self.train_set, "training")
+        num_replicas, rank = self._shard()
+        sampler = TrainingSampler(len(dataset), self.batch_size, num_replicas, rank, self.seed)
+        return TrainingLoader(dataset, sampler=sampler, drop_last=True, **self._loader_options())
+
+    def val_dataloader(self) -> ClipLoader | list[ClipLoader]:
+        # An empty list is Lightning's way to say that there is no validation.
+        return [] if self.val_set is None else self._evaluation_loader(self.val_set)
+
+    def test_dataloader(self) -> ClipLoader:
+        return self._evaluation_loader(self._required(self.test_set, "test"))
+
+    def predict_dataloader(self) -> ClipLoader:
+        return self._evaluation_loader(self._required(self.predict_set, "prediction"))
+
+    def _used_sets(self, stage: str) -> list[Dataset[Sample] | None]:
+        if stage == "fit":
+            return [self.train_set, self.val_set]
+        return {"validate": [self.val_set], "test": [self.test_set], "predict": [self.predict_set]}[stage]
+
+    def _required(self, dataset: Any, purpose: str) -> Any:
+        if dataset is None:
+            raise ValueError(
+                f"{type(self).__name__} has no {purpose} data. "
+                "Hold some out (--data.val_fraction, --data.num_val_scenes), or choose another data module."
+            )
+        return dataset
+
+    def _evaluation_loader(self, dataset: Any) -> ClipLoader:
+        sampler = EvaluationSampler(len(dataset), *self._shard())
+        return ClipLoader(dataset, sampler=sampler, **self._loader_options())
+
+    def _shard(self) -> tuple[int, int]:
+        return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _loader_options(self) -> dict[str, Any]:
+        num_workers = self.num_workers
+        if num_workers is None:
+            local_processes = 1 if self.trainer is None else self.trainer.num_devices
+            num_workers = min(DEFAULT_MAX_WORKERS, suggested_max_num_workers(local_processes))
+        return {
+            "on_problems": self.bad_files.add,
+            "batch_size": self.batch_size,
+            "num_workers": num_workers,
+            "collate_fn": collate_clips,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": num_workers > 0,
+        }
+
+
+def require_folder(root: str | Path, what: str = "Audio folder", key: str = "--data.root") -> Path:
+    """The folder as a Path.
+
+    Raises:
+        ValueError: If it does not exist or is no folder.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        state = "is not a folder" if folder.exists() else "does not exist"
+        raise ValueError(f"{what} '{root}' {state}. Pass {key} with the path of an existing folder.")
+    return folder

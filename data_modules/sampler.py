@@ -1,0 +1,122 @@
+"""Which clip comes when: sharded over processes, and a training loader that resumes exactly.
+
+Why not the plain DataLoader: after a mid-epoch resume it starts the epoch again. Why no stateful loader from a library:
+its workers read ahead before Lightning has announced the epoch. The position here is one global count of clips, so that
+the same checkpoint (rank 0 writes it) is right on every rank and for any number of workers, processes, or batch size.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from sslam.audio import FileProblem
+
+Request = tuple[int, int]
+"""(index, epoch): all that a data set's randomness may depend on, beside its seed."""
+
+
+class TrainingSampler(DistributedSampler[Any]):
+    """A new order every epoch, cut into equal shares; the clips that fill no whole batch on all processes are left out.
+
+    A subclass of DistributedSampler because Lightning leaves those alone, whatever `use_distributed_sampler` says.
+
+    Args:
+        num_clips: Size of the data set.
+        batch_size: Clips per batch and process.
+        num_replicas: Number of processes.
+        rank: This process.
+        seed: Of the order.
+
+    Raises:
+        ValueError: If there is not one whole batch.
+    """
+
+    def __init__(self, num_clips: int, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0) -> None:
+        super().__init__(range(num_clips), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
+        self.num_clips = num_clips
+        self.clips_per_step = batch_size * num_replicas
+        self.start = 0
+        """Clips, over all processes, that this epoch's next iteration leaves out because they were seen."""
+        if num_clips < self.clips_per_step:
+            raise ValueError(
+                f"{num_clips} training clips do not fill one batch of {batch_size} on {num_replicas} process(es). "
+                "Lower --data.batch_size or give more clips."
+            )
+
+    def __iter__(self) -> Iterator[Request]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_clips)
+        end = self.num_clips - (self.num_clips - self.start) % self.clips_per_step
+        # Interleaved, so that step b is the same block of the order on any number of processes.
+        mine = order[self.start + self.rank : end : self.num_replicas]
+        return ((int(index), self.epoch) for index in mine)
+
+    def __len__(self) -> int:
+        return self.num_clips // self.clips_per_step * self.clips_per_step // self.num_replicas
+
+
+class EvaluationSampler(DistributedSampler[Any]):
+    """Every clip exactly once over all processes, in order: shares may differ by one clip, none is repeated."""
+
+    def __init__(self, num_clips: int, num_replicas: int = 1, rank: int = 0) -> None:
+        super().__init__(range(num_clips), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
+        self.indices = range(rank, num_clips, num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class ClipLoader(DataLoader[Any]):
+    """A DataLoader that takes the file problems out of each batch, and leaves out a batch of which nothing is left.
+
+    Args:
+        dataset: Of samples for :func:`~data_modules.base.collate_clips`.
+        on_problems: Called in the main process with the problems of a batch.
+        **kwargs: For the DataLoader.
+    """
+
+    def __init__(self, dataset: Dataset[Any], on_problems: Callable[[list[FileProblem]], None], **kwargs: Any) -> None:
+        super().__init__(dataset, **kwargs)
+        self.on_problems = on_problems
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        for batch in super().__iter__():
+            self.on_problems(batch.pop("skipped"))
+            if len(batch["index"]):
+                yield batch
+
+
+class TrainingLoader(ClipLoader):
+    """Resumes where a checkpoint was written; Lightning saves and loads its state by itself, with the fit loop's.
+
+    The epoch counts from `sampler.set_epoch`, which Lightning calls after it asked for an iterator: nothing is read
+    before the first batch is wanted.
+    """
+
+    _epoch = 0
+    _clips = 0
+    _resume: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        sampler = self.sampler
+        if not isinstance(sampler, TrainingSampler):  # Lightning puts a sequential one for Trainer(overfit_batches=...)
+            yield from super().__iter__()
+            return
+        resume, self._resume = self._resume, None
+        # A checkpoint of a finished epoch is followed by the next epoch, from its start.
+        sampler.start = resume["clips"] if resume and resume["epoch"] == sampler.epoch else 0
+        self._epoch, self._clips = sampler.epoch, sampler.start
+        for batch in super().__iter__():
+            self._clips += sampler.clips_per_step
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its clips all processes together have been given."""
+        return {"epoch": self._epoch, "clips": self._clips}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._resume = dict(state_dict)

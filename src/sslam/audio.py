@@ -1,0 +1,219 @@
+"""One reader for wav, flac, mp3 and ogg files: mono float32 at the rate the networks take.
+
+Shape letters: T samples, C channels.
+"""
+
+import math
+import re
+import warnings
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import soundfile
+import soxr
+from numpy.typing import NDArray
+
+Waveform = NDArray[np.float32]
+
+SAMPLE_RATE = 16_000  # Hz; every batch of the suite
+AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
+
+MIN_SECONDS = 0.025  # one window of the front end; anything shorter has no frame
+MIN_PEAK = 1e-6  # -120 dBFS, below the least significant bit of 16-bit audio (-90 dBFS)
+HEADER_RATES = (1_000, 768_000)  # Hz; a header outside this range is damaged
+# The length in an mp3 header may be off by its codec's padding (some frames of 1152 samples); more is a damaged file.
+LENGTH_TOLERANCE_SECONDS = 0.2
+# After a seek an mp3 decoder lacks the bits that earlier frames hold for it (at most 511 bytes: 0.5 s at 8 kbit/s).
+MP3_PREROLL_SECONDS = 0.5
+REPAIR_BLOCK = 1024  # frames decoded at a time where a file is known to break off
+
+_WAV_DATA_SIZE = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_WAV_SIZE = 0x7FFF_0000  # from here on a wav header, written to a pipe, says "length unknown"
+
+
+class FileProblem(NamedTuple):
+    """What was wrong with an audio file and what was done about it."""
+
+    path: str
+    reason: str
+    action: Literal["skipped", "repaired"]
+
+
+class AudioFileError(ValueError):
+    """An audio file cannot be used.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in a few words.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"Cannot use the audio file '{path}': {reason}.")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["AudioFileError"], tuple[str, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class AudioInfo(NamedTuple):
+    """What a file's header says."""
+
+    num_seconds: float
+    sample_rate: int
+    num_channels: int
+
+
+class DecodedAudio(NamedTuple):
+    """A waveform (T,), mono float32, and the problem that was repaired, if there was one."""
+
+    waveform: Waveform
+    problem: FileProblem | None
+
+
+def audio_info(path: str | Path) -> AudioInfo:
+    """Read duration, sample rate in Hz and number of channels from a file's header; nothing is decoded.
+
+    Raises:
+        AudioFileError: If the file is missing, empty, unreadable or has an impossible sample rate.
+    """
+    with _open(str(path)) as file:
+        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
+
+
+def read_audio(
+    path: str | Path, sample_rate: int = SAMPLE_RATE, start_seconds: float = 0.0, num_seconds: float | None = None
+) -> Waveform:
+    """Read a file as mono float32 at `sample_rate`; warns where a damaged file was repaired.
+
+    Args:
+        path: A wav, flac, mp3 or ogg file of any rate and number of channels.
+        sample_rate: Wanted rate in Hz.
+        start_seconds: Where to start, >= 0; read by seeking.
+        num_seconds: How much to read, > 0; None reads to the end. The result is shorter where the file ends.
+
+    Returns:
+        Waveform of shape (T,), channels averaged before resampling.
+
+    Raises:
+        AudioFileError: As :func:`decode_audio`.
+    """
+    waveform, problem = decode_audio(path, sample_rate, start_seconds, num_seconds)
+    if problem is not None:
+        warnings.warn(f"Repaired the audio file '{problem.path}': {problem.reason}.", stacklevel=2)
+    return waveform
+
+
+def decode_audio(
+    path: str | Path,
+    sample_rate: int = SAMPLE_RATE,
+    start_seconds: float = 0.0,
+    num_seconds: float | None = None,
+    crop_position: float | None = None,
+) -> DecodedAudio:
+    """Decode, average the channels, resample; what was repaired is returned beside the waveform.
+
+    A file that breaks off (its header promises more than it holds) is repaired: what can be decoded is kept. Where the
+    asked-for part lies behind the break, the first `num_seconds` are taken instead.
+
+    Args:
+        path: A wav, flac, mp3 or ogg file of any rate and number of channels.
+        sample_rate: Wanted rate in Hz.
+        start_seconds: Where to start, >= 0.
+        num_seconds: How much to read, > 0; None reads to the end.
+        crop_position: In [0, 1], replaces `start_seconds`: 0 reads the first `num_seconds` of the file, 1 the last.
+
+    Returns:
+        The waveform (T,) with T <= num_seconds * sample_rate, and the repaired problem or None.
+
+    Raises:
+        AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, or what was decoded is
+            shorter than 25 ms, silent (peak below -120 dBFS) or not finite.
+    """
+    path = str(path)
+    problem = None
+    with _open(path) as file:
+        rate, num_frames = file.samplerate, file.frames
+        if num_frames == 0:
+            raise AudioFileError(path, "empty (a header without samples)")
+        wanted = num_frames if num_seconds is None else math.ceil(round(num_seconds * sample_rate) * rate / sample_rate)
+        if crop_position is None:
+            start = min(round(start_seconds * rate), num_frames)
+        else:
+            start = int(crop_position * max(0, num_frames - wanted))
+        wanted = min(wanted, num_frames - start)
+        lost = _lost_wav_frames(file)
+        preroll = min(start, round(MP3_PREROLL_SECONDS * rate)) if file.format == "MP3" else 0
+        try:
+            if start:
+                file.seek(start - preroll)
+            frames = file.read(preroll + wanted, dtype="float32")[preroll:]
+        except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header promises terabytes
+            frames = np.zeros(0, np.float32)
+        lost += wanted - len(frames)
+    if wanted and not len(frames):
+        frames = _read_until_break(path, wanted)
+    if lost > LENGTH_TOLERANCE_SECONDS * rate or (wanted and not len(frames)):
+        problem = FileProblem(path, "truncated: the header promises more than can be decoded", "repaired")
+    if len(frames) < MIN_SECONDS * rate:
+        reason = f"too short: {len(frames)} samples at {rate} Hz, and at least {MIN_SECONDS * 1000:.0f} ms are needed"
+        raise AudioFileError(path, f"{problem.reason}; {reason}" if problem else reason)
+    if frames.ndim == 2:
+        # Column by column: a mean over the short inner axis is ten times slower.
+        frames = sum(frames.T) * np.float32(1 / frames.shape[1])
+    peak = max(frames.max(), -frames.min())
+    if not math.isfinite(peak):  # max() propagates NaN
+        raise AudioFileError(path, "it holds NaN or infinite samples")
+    if peak < MIN_PEAK:
+        part = "" if len(frames) == num_frames else f" for {len(frames) / rate:.1f} s from {start / rate:.1f} s on"
+        raise AudioFileError(path, f"silent{part}: no sample reaches -120 dBFS")
+    if rate != sample_rate:
+        frames = soxr.resample(frames, rate, sample_rate)
+    if num_seconds is not None:
+        frames = frames[: round(num_seconds * sample_rate)]
+    return DecodedAudio(frames, problem)
+
+
+def _open(path: str) -> soundfile.SoundFile:
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: the extension .raw
+        # The cause is looked for only here: a good file costs no look at the disk beside opening it.
+        if not Path(path).is_file():
+            raise AudioFileError(path, "no such file") from error
+        if Path(path).stat().st_size == 0:
+            raise AudioFileError(path, "empty (0 bytes)") from error
+        reason = getattr(error, "error_string", "").strip().rstrip(".").lower()
+        raise AudioFileError(path, f"unreadable ({reason or 'not in a known audio format'})") from error
+    low, high = HEADER_RATES
+    if not low <= file.samplerate <= high:
+        file.close()
+        raise AudioFileError(path, f"its header gives a sample rate of {file.samplerate} Hz, outside {low}-{high} Hz")
+    return file
+
+
+def _lost_wav_frames(file: soundfile.SoundFile) -> int:
+    """Frames that a wav header promises beyond the end of the file; libsndfile corrects its count silently."""
+    if file.format not in ("WAV", "WAVEX") or not (sizes := _WAV_DATA_SIZE.search(file.extra_info)):
+        return 0
+    promised, held = int(sizes[1]), int(sizes[2])
+    if held <= 0 or promised >= _UNKNOWN_WAV_SIZE:
+        return 0
+    return (promised - held) * file.frames // held
+
+
+def _read_until_break(path: str, num_frames: int) -> Waveform:
+    """Decode from the start, block by block, until `num_frames` are read or the decoder fails."""
+    blocks: list[Waveform] = []
+    with _open(path) as file:
+        while num_frames > 0:
+            try:
+                block = file.read(min(REPAIR_BLOCK, num_frames), dtype="float32")
+            except soundfile.LibsndfileError:
+                break
+            if not len(block):
+                break
+            blocks.append(block)
+            num_frames -= len(block)
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
