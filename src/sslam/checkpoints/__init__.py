@@ -1,0 +1,6 @@
+"""Weights: read ours and published ones without executing anything, and convert between them."""
+
+from sslam.checkpoints.loading import Checkpoint, load_encoder, load_pretraining_state, read_checkpoint
+from sslam.checkpoints.restricted_pickle import CheckpointError
+
+__all__ = ["Checkpoint", "CheckpointError", "load_encoder", "load_pretraining_state", "read_checkpoint"]

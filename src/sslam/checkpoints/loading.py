@@ -1,0 +1,232 @@
+"""Reading weights: a file of ``sslam convert``, a checkpoint of one of our runs, or a published EAT or SSLAM file.
+
+Nothing that a file says is executed, whatever its kind.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sslam.checkpoints import published
+from sslam.checkpoints.contents import open_contents
+from sslam.checkpoints.published import FINE_TUNED_PARTS, PRE_TRAINED_PARTS, Shape, Sizes
+from sslam.checkpoints.restricted_pickle import CheckpointError, printable
+from sslam.networks.audio_vit import AudioViT
+
+# Parts of a run's checkpoint that hold no weights; the configuration makes them anew.
+WITHOUT_WEIGHTS = ("frontend.", "masking.", "mixing.")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Checked weights under our names, float32.
+
+    Attributes:
+        kind: ``pre_trained`` (stage 1 or 2, whose tensors are the same) or ``fine_tuned``.
+        tensors: ``student.*``, ``decoder.*``, ``teacher.encoder.*``, or ``encoder.*``, ``fc_norm.*``, ``head.*``. Every
+            part is whole; parts other than the encoder may be absent.
+        hyper_parameters: ``encoder`` and, where there is one, ``decoder``: keyword arguments of
+            :class:`~sslam.networks.AudioViT` and :class:`~sslam.networks.ConvDecoder`; ``num_classes`` of a classifier.
+            ``num_heads`` is None where neither the file nor the width tells it.
+        source_sha256: Of the file that the weights were first read from.
+        skipped: What the file holds besides, in words.
+        unknown: Names of tensors that belong to no part; empty unless they were allowed.
+    """
+
+    kind: Literal["pre_trained", "fine_tuned"]
+    tensors: dict[str, Tensor]
+    hyper_parameters: dict[str, Any]
+    source_sha256: str
+    skipped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+    def encoder_arguments(self) -> dict[str, Any]:
+        """Keyword arguments of :class:`~sslam.networks.AudioViT`.
+
+        Raises:
+            CheckpointError: If the number of heads is not known.
+        """
+        arguments: dict[str, Any] = self.hyper_parameters["encoder"]
+        if arguments["num_heads"] is None:
+            raise CheckpointError(
+                f"The file does not state the number of attention heads and its width {arguments['width']} is not a "
+                f"multiple of {published.HEAD_WIDTH}, which would tell it. Give it with --num-heads (num_heads)."
+            )
+        return arguments
+
+
+def read_checkpoint(
+    path: str | Path, allow_unknown: bool = False, num_heads: int | None = None, num_mel_bins: int | None = None
+) -> Checkpoint:
+    """Read and check a checkpoint of any kind: ours (safetensors), a run's (Lightning), or a published one.
+
+    Args:
+        path: The file.
+        allow_unknown: Leave out tensors that belong to no part, and list them, instead of raising.
+        num_heads: Of the encoder; by default what the file states, else width / 64.
+        num_mel_bins: Of the features; by default what the file states, else 128.
+
+    Raises:
+        CheckpointError: If there is no such file, it is damaged or unsafe, or tensors are missing, unknown or of
+            another shape.
+    """
+    path = Path(path)
+    with open_contents(path) as contents:
+        names = contents.shapes.keys()
+        is_ours = any(name.startswith(("student.", "encoder.")) for name in names)
+        fine_tuned = any(name.startswith("encoder." if is_ours else "model.") for name in names)
+        parts = FINE_TUNED_PARTS if fine_tuned else PRE_TRAINED_PARTS
+        positions = [] if is_ours else [name for name in names if name.endswith(published.POSITIONS)]
+        ignored = sorted(name for name in names if is_ours and name.startswith(WITHOUT_WEIGHTS))
+
+        # From here on tensors have our names; `file_names` leads back.
+        file_names: dict[str, str] = {}
+        for name in names - {*positions, *ignored}:
+            ours = name if is_ours else published.our_name(name, fine_tuned)
+            if ours in file_names:
+                raise CheckpointError(
+                    f"{printable(name)} and {printable(file_names[ours])} would both become {printable(ours)}. Give a "
+                    "checkpoint of EAT, SSLAM or this project."
+                )
+            file_names[ours] = name
+        shapes = {ours: contents.shapes[name] for ours, name in file_names.items()}
+        sizes = published.sizes_of(shapes, parts)
+        present = [part for part in parts if part == parts[0] or any(name.startswith(part) for name in shapes)]
+        expected = published.expected_shapes(sizes, present)
+        unknown = sorted(file_names[name] for name in shapes.keys() - expected.keys())
+        _check_names(
+            shapes, expected, [] if allow_unknown else unknown, published.published_name if not is_ours else str
+        )
+
+        stated = contents.stated
+        num_rows, remainder = divmod(num_mel_bins or stated.get("num_mel_bins", 128), sizes.patch_size)
+        if remainder or num_rows < 1:
+            raise CheckpointError(
+                f"num_mel_bins must be a multiple of the patch size {sizes.patch_size}, got "
+                f"{num_rows * sizes.patch_size + remainder}. Give it with --num-mel-bins."
+            )
+        for name in positions:
+            published.check_positions(name, contents.read(name), sizes.width, num_rows)
+        return Checkpoint(
+            kind="fine_tuned" if fine_tuned else "pre_trained",
+            tensors={name: contents.read(file_names[name]) for name in expected},
+            hyper_parameters=_hyper_parameters(
+                sizes, _num_heads(sizes.width, num_heads or stated.get("num_heads")), num_rows
+            ),
+            source_sha256=contents.source_sha256 or _sha256(path),
+            skipped=[
+                *(f"no {part.rstrip('.')} in the file" for part in parts if part not in present),
+                *(f"{name} (the encoder computes it)" for name in positions),
+                *ignored,
+                *contents.skipped,
+            ],
+            unknown=unknown,
+        )
+
+
+def load_encoder(
+    path: str | Path, weights: Literal["student", "teacher"] = "student", num_heads: int | None = None
+) -> AudioViT:
+    """The encoder of a checkpoint of any kind.
+
+    Args:
+        path: See :func:`read_checkpoint`.
+        weights: Of a pre-trained file, whose encoder: the published evaluations use the student.
+        num_heads: See :func:`read_checkpoint`.
+
+    Returns:
+        The encoder in training mode, on the CPU.
+
+    Raises:
+        CheckpointError: If the file cannot be used or holds no such encoder.
+    """
+    if weights not in ("student", "teacher"):
+        raise CheckpointError(f"weights must be 'student' or 'teacher', got {weights!r}.")
+    checkpoint = read_checkpoint(path, num_heads=num_heads)
+    prefix = "teacher.encoder." if weights == "teacher" else "student."
+    if checkpoint.kind == "fine_tuned" and weights == "student":
+        prefix = "encoder."
+    state = {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
+    if not state:
+        raise CheckpointError(
+            f"{path} holds no {weights}. Use weights='student', or a file of pre-training with its teacher."
+        )
+    encoder = AudioViT(**checkpoint.encoder_arguments())
+    encoder.load_state_dict(state)
+    return encoder
+
+
+def load_pretraining_state(path: str | Path) -> dict[str, Tensor]:
+    """Weights that pre-training can start from: ``student.*``, ``decoder.*`` and ``teacher.encoder.*``, all there.
+
+    Raises:
+        CheckpointError: If the file cannot be used, is fine-tuned, or has no decoder or teacher.
+    """
+    checkpoint = read_checkpoint(path)
+    absent = [part for part in PRE_TRAINED_PARTS if not any(name.startswith(part) for name in checkpoint.tensors)]
+    if absent:
+        raise CheckpointError(
+            f"{path} is a {checkpoint.kind} checkpoint without {', '.join(part.rstrip('.') for part in absent)}. "
+            "Pre-training starts from a student, its decoder and its teacher: give a checkpoint of pre-training."
+        )
+    return checkpoint.tensors
+
+
+def _num_heads(width: int, stated: int | None) -> int | None:
+    if stated is None:
+        return None if width % published.HEAD_WIDTH else width // published.HEAD_WIDTH
+    if stated < 1 or width % stated:
+        raise CheckpointError(f"num_heads must divide the width {width}, got {stated}. Give it with --num-heads.")
+    return stated
+
+
+def _hyper_parameters(sizes: Sizes, num_heads: int | None, num_rows: int) -> dict[str, Any]:
+    hyper_parameters: dict[str, Any] = {
+        "encoder": {
+            "width": sizes.width,
+            "depth": sizes.depth,
+            "num_heads": num_heads,
+            "mlp_ratio": sizes.hidden_width / sizes.width,
+            "patch_size": sizes.patch_size,
+            "num_mel_bins": num_rows * sizes.patch_size,
+        }
+    }
+    if sizes.decoder_depth:
+        hyper_parameters["decoder"] = {
+            "width": sizes.width,
+            "decoder_width": sizes.decoder_width,
+            "depth": sizes.decoder_depth,
+            "kernel_size": sizes.decoder_kernel_size,
+            "groups": sizes.decoder_groups,
+        }
+    if sizes.num_classes:
+        hyper_parameters["num_classes"] = sizes.num_classes
+    return hyper_parameters
+
+
+def _check_names(
+    shapes: dict[str, Shape], expected: dict[str, Shape], unknown: list[str], show: Callable[[str], str]
+) -> None:
+    missing = [show(name) for name in expected if name not in shapes]
+    misshapen = [
+        f"{show(name)} {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
+    problems = {"missing": missing, "of another shape": misshapen, "unknown": unknown}
+    lists = [
+        f"{len(names)} {title}:\n  " + "\n  ".join(map(printable, names)) for title, names in problems.items() if names
+    ]
+    if lists:
+        only_unknown = not missing and not misshapen
+        remedy = "Leave the unknown ones out with --allow-unknown" if only_unknown else "Give a whole checkpoint"
+        raise CheckpointError(f"The file's tensors are not those of our networks. {remedy}.\n" + "\n".join(lists))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
