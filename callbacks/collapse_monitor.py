@@ -1,0 +1,130 @@
+"""Watch a self-distillation run for collapse: targets or predictions that no longer differ between tokens."""
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from sslam.metrics import Moments
+
+
+@torch.no_grad()
+def relative_distance(student: nn.Module, teacher: nn.Module) -> Tensor:
+    """``|student - teacher| / |teacher|`` over the parameters of the teacher, by name, in float32; a scalar >= 0."""
+    student_parameters = dict(student.named_parameters())
+    pairs = [(student_parameters[name].float(), p.float()) for name, p in teacher.named_parameters()]
+    difference = torch.stack([torch.linalg.vector_norm(s - t) for s, t in pairs])
+    size = torch.stack([torch.linalg.vector_norm(t) for _, t in pairs])
+    distance: Tensor = difference.norm() / size.norm()
+    return distance
+
+
+class CollapseMonitor(pl.Callback):
+    """Warns when targets or predictions have become (nearly) constant, and stops the run when asked to.
+
+    Every ``every_n_steps`` optimizer steps all ranks add up the moments of their tokens, so that they reach the same
+    verdict. A standard deviation (per dimension over all tokens of all ranks, then the mean over dimensions) that is
+    below its threshold, or nan, in ``patience`` checks in a row starts an episode: one warning and, with ``stop``,
+    the end of the run. The episode is over when the value is above the threshold again. The distance between student
+    and teacher is logged as ``train/ema_distance``; where there are several ranks, the standard deviations over all
+    of them as ``train/target_std_all_ranks`` and ``train/prediction_std_all_ranks``.
+
+    The method's ``training_step`` returns ``target_moments`` and ``prediction_moments``
+    (:class:`sslam.metrics.Moments`); the method has ``student`` and ``teacher.encoder``.
+
+    Args:
+        min_target_std: Lowest healthy standard deviation of the targets, >= 0. data2vec's code stops below 0.1.
+        min_prediction_std: The same for the predictions. data2vec's code stops below 0.01.
+        patience: Checks in a row below the threshold before the warning, >= 1. data2vec stops at the first.
+        start_step: No check before this optimizer step, >= 0: at first, predictions are nearly constant. data2vec waits
+            for 5000 updates.
+        every_n_steps: Optimizer steps between two checks, >= 1. Values reach the loggers at multiples of the trainer's
+            ``log_every_n_steps`` (50 by default).
+        stop: End the run at the first episode.
+
+    Raises:
+        ValueError: If a number is out of its range, or if ``training_step`` does not return the moments.
+    """
+
+    def __init__(
+        self,
+        min_target_std: float = 0.1,
+        min_prediction_std: float = 0.01,
+        patience: int = 3,
+        start_step: int = 5000,
+        every_n_steps: int = 50,
+        stop: bool = False,
+    ) -> None:
+        for name, value, lowest in [
+            ("min_target_std", min_target_std, 0),
+            ("min_prediction_std", min_prediction_std, 0),
+            ("patience", patience, 1),
+            ("start_step", start_step, 0),
+            ("every_n_steps", every_n_steps, 1),
+        ]:
+            if value < lowest:
+                raise ValueError(f"CollapseMonitor got {name}={value}; it must be at least {lowest}.")
+        self.thresholds = {"target": min_target_std, "prediction": min_prediction_std}
+        self.patience = patience
+        self.start_step = start_step
+        self.every_n_steps = every_n_steps
+        self.stop = stop
+        # Checks in a row below the threshold; at `patience` the episode is reported.
+        self.low_checks = {"target": 0, "prediction": 0}
+        self._last_step = -1
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        # Under gradient accumulation several batches end at one step. Whether to check depends on the step alone, so
+        # every rank takes part.
+        if step in (0, self._last_step) or step % self.every_n_steps != 0 or step < self.start_step:
+            return
+        self._last_step = step
+        module: Any = pl_module
+        pl_module.log("train/ema_distance", relative_distance(module.student, module.teacher.encoder))
+        for quantity in self.thresholds:
+            std = self._std_of_all_ranks(trainer, outputs, quantity)
+            if trainer.world_size > 1:
+                pl_module.log(f"train/{quantity}_std_all_ranks", std)
+            self._judge(trainer, quantity, std.item())
+
+    def _std_of_all_ranks(self, trainer: pl.Trainer, outputs: Any, quantity: str) -> Tensor:
+        key = f"{quantity}_moments"
+        if not isinstance(outputs, dict) or key not in outputs:
+            found = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
+            raise ValueError(
+                f"CollapseMonitor needs '{key}' in what training_step returns, and it returned {found}. "
+                "Return the moments, or take the callback out of the configuration."
+            )
+        moments: Moments = outputs[key]
+        # The reduction works in place, and the outputs belong to the other callbacks too.
+        sums = [
+            trainer.strategy.reduce(part.clone(), reduce_op="sum")
+            for part in (moments.number, moments.total_D, moments.total_of_squares_D)
+        ]
+        return Moments(*sums).standard_deviation()
+
+    def _judge(self, trainer: pl.Trainer, quantity: str, std: float) -> None:
+        threshold = self.thresholds[quantity]
+        if std >= threshold:  # false for nan
+            self.low_checks[quantity] = 0
+            return
+        self.low_checks[quantity] += 1
+        if self.low_checks[quantity] == self.patience or (self.stop and self.low_checks[quantity] > self.patience):
+            rank_zero_warn(
+                f"The standard deviation of the {quantity}s is {std:.4g} at step {trainer.global_step}, below "
+                f"min_{quantity}_std={threshold:g} in {self.low_checks[quantity]} checks in a row: the representation "
+                "is collapsing. Go back to an earlier checkpoint, with a lower learning rate, a longer warm-up or an "
+                "EMA decay nearer to 1." + (" The run stops here, because of stop=True." if self.stop else "")
+            )
+            trainer.should_stop = trainer.should_stop or self.stop
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"low_checks": dict(self.low_checks)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.low_checks = dict(state_dict["low_checks"])

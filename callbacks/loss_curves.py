@@ -1,0 +1,135 @@
+"""Curves of a pre-training run as one picture in its folder."""
+
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Panels: title, and the logged values drawn in it with their legend. Values that were never logged are left out.
+PANELS: list[tuple[str, dict[str, str]]] = [
+    ("Patch loss", {"train/patch_loss": ""}),
+    ("CLS loss", {"train/cls_loss": ""}),
+    ("Source retention loss", {"train/source_retention_loss": ""}),
+    ("Standard deviation", {"train/target_std": "targets", "train/prediction_std": "predictions"}),
+    ("Distance of student and teacher", {"train/ema_distance": ""}),
+    ("Learning rate", {"train/learning_rate": ""}),
+    ("1 - EMA decay", {"train/ema_decay": ""}),
+]
+MAX_POINTS = 4000
+
+
+class LossCurves(pl.Callback):
+    """Writes ``loss_curves.png`` into the run folder at every checkpoint and at the end.
+
+    Values are taken at the trainer's ``log_every_n_steps``, are part of the checkpoint (so that a resumed run draws
+    the whole curve) and are thinned out to at most 4000 points.
+    """
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.values: dict[str, list[float]] = {key: [] for _, curves in PANELS for key in curves}
+        self.stride = 1  # in units of log_every_n_steps
+        self._stage_ends: dict[int, str] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: on every rank
+        stages = getattr(pl_module, "stages", [])
+        ends = accumulate(stage.steps for stage in stages)
+        self._stage_ends = {end: stage.name for end, stage in zip(ends, stages, strict=True)}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        every = self.stride * max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        if step % every == 0 and step > (self.steps[-1] if self.steps else 0):
+            self.add(step, {key: float(value) for key, value in trainer.callback_metrics.items() if key in self.values})
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        """Append a point; nan where a value is not logged (a stage without source retention)."""
+        self.steps.append(step)
+        for key, series in self.values.items():
+            series.append(values.get(key, float("nan")))
+        if len(self.steps) >= MAX_POINTS:
+            self.stride *= 2
+            self.steps = self.steps[1::2]
+            self.values = {key: series[1::2] for key, series in self.values.items()}
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._draw(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._draw(trainer)
+
+    def _draw(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero and self.steps:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            draw_curves(self.steps, self.values, self._stage_ends).savefig(self._folder / "loss_curves.png", dpi=110)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": self.steps, "values": self.values, "stride": self.stride}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.steps = list(state_dict["steps"])
+        self.values = {key: list(state_dict["values"][key]) for key in self.values}
+        self.stride = state_dict["stride"]
+
+
+def draw_curves(steps: list[int], values: dict[str, list[float]], stage_ends: dict[int, str]) -> Figure:
+    """One panel for each group of values, over optimizer steps, with the raw values pale and a running mean on top.
+
+    Args:
+        steps: Optimizer steps, ascending.
+        values: For each log key one value per step, nan where there is none.
+        stage_ends: Last optimizer step of each stage, with its name.
+    """
+    panels = [
+        (title, {key: label for key, label in curves.items() if not np.isnan(values[key]).all()})
+        for title, curves in PANELS
+    ]
+    panels = [(title, curves) for title, curves in panels if curves]
+    figure = Figure(figsize=(13, 2.6 * ((len(panels) + 1) // 2)), layout="constrained")
+    names = [f"stage {i}: {name} (to step {end})" for i, (end, name) in enumerate(stage_ends.items(), start=1)]
+    figure.suptitle(", ".join(names), fontsize=10)
+    axes = figure.subplots((len(panels) + 1) // 2, 2, squeeze=False).flatten()
+    for axis, (title, curves) in zip(axes, panels, strict=False):
+        for number, (key, label) in enumerate(curves.items()):
+            series = np.asarray(values[key])
+            if key == "train/ema_decay":
+                series = 1 - series  # .9998 and .99999 cannot be told apart otherwise
+            _draw_series(axis, np.asarray(steps), series, label, f"C{number}")
+        if "EMA decay" in title:
+            axis.set_yscale("log")
+        axis.set_title(title, loc="left", fontsize=10)
+        axis.grid(alpha=0.25)
+        if title == "Standard deviation":
+            axis.set_ylim(bottom=0)  # collapse is down there
+        if len(curves) > 1:
+            axis.legend(fontsize=8)
+        for end in stage_ends:
+            if end < steps[-1]:
+                axis.axvline(end, color="0.3", linestyle="--", linewidth=1)
+        axis.set_xlim(0, steps[-1])
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    for axis in axes[max(0, len(panels) - 2) : len(panels)]:
+        axis.set_xlabel("optimizer step")
+    return figure
+
+
+def _draw_series(axis: Axes, steps: np.ndarray, series: np.ndarray, label: str, color: str) -> None:
+    present = ~np.isnan(series)
+    steps, series = steps[present], series[present]
+    window = max(1, len(series) // 50)
+    # The mean over the last `window` points; over fewer at the start.
+    total = np.cumsum(np.concatenate([np.zeros(1), series]))
+    end = np.arange(1, len(series) + 1)
+    start = np.maximum(end - window, 0)
+    axis.plot(steps, series, color=color, alpha=0.25, linewidth=0.8)
+    axis.plot(steps, (total[end] - total[start]) / (end - start), color=color, linewidth=1.5, label=label)

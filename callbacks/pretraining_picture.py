@@ -1,0 +1,210 @@
+"""One picture of what the method does with a clip of the current batch.
+
+Shape letters: L frames, F mel bins, P patches, D width.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.seed import isolate_rng
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from torch import Tensor
+
+
+class PretrainingPicture(pl.Callback):
+    """Saves ``pictures/step_XXXXXXXX.png`` in the run folder: clip, partner, mixture, mask, target against prediction.
+
+    Drawn by rank 0 from ``pl_module.explain(batch)``; sent to TensorBoard and Weights & Biases where they log the
+    run. Training is not touched: no gradient, and every global random state is put back.
+
+    Args:
+        every_n_steps: Optimizer steps between two pictures, >= 1; None for none before the end.
+        at_end: One more picture at the end of the run.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is less than 1.
+    """
+
+    def __init__(self, every_n_steps: int | None = 5000, at_end: bool = True) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(
+                f"every_n_steps must be at least 1, or None for no picture before the end, got {every_n_steps}."
+            )
+        self.every_n_steps = every_n_steps
+        self.at_end = at_end
+        self._last_step = 0
+        self._clips: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._folder = (
+            Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
+        )  # a collective call: on every rank
+        self._last_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not trainer.is_global_zero:
+            return
+        # A clip and its partner, kept for the end of the run, which has no batch.
+        self._clips = {key: batch[key][:2].clone() for key in ("waveform", "num_samples")}
+        step = trainer.global_step
+        if self.every_n_steps is not None and step % self.every_n_steps == 0 and step != self._last_step:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.at_end and self._clips and trainer.global_step != self._last_step:
+            self._save(trainer, pl_module)
+        self._clips = {}
+
+    def _save(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        step = self._last_step = trainer.global_step
+        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
+            explained = pl_module.explain(self._clips)
+        frontend = pl_module.frontend
+        stage, _ = pl_module.stage_at(step)
+        figure = draw_pretraining(
+            explained,
+            title=f"Step {step}, stage: {stage.name}",
+            student_sees="mixture" if stage.objectives.uses_mixtures else "clip",
+            seconds_per_frame=frontend.hop_length / frontend.sample_rate,
+            sample_rate=frontend.sample_rate,
+        )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"step_{step:08d}.png"
+        canvas: Any = FigureCanvasAgg(figure)
+        canvas.print_png(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                image = np.asarray(canvas.buffer_rgba())[..., :3]
+                logger.experiment.add_image("pretraining", image, step, dataformats="HWC")
+            elif isinstance(logger, WandbLogger):
+                logger.log_image("pretraining", [str(path)], step)
+
+
+def principal_colors(target_PD: Tensor, prediction_PD: Tensor) -> tuple[Tensor, Tensor]:
+    """The three main directions in which the target's patches differ, as red, green and blue.
+
+    Both are projected on the target's principal components, so that equal vectors have equal colors.
+
+    Returns:
+        Colors of target and prediction, both (P, 3), in [0, 1]; 2 % of the target's values are cut at either end.
+    """
+    mean_D = target_PD.mean(dim=0)
+    _, _, components_KD = torch.linalg.svd(target_PD - mean_D, full_matrices=False)
+    projections = [(vectors_PD - mean_D) @ components_KD[:3].T for vectors_PD in (target_PD, prediction_PD)]
+    low = projections[0].quantile(0.02, dim=0)
+    high = projections[0].quantile(0.98, dim=0)
+    colors = [((projection - low) / (high - low).clamp(min=1e-6)).clamp(0, 1) for projection in projections]
+    return colors[0], colors[1]
+
+
+def centred_similarity(target_PD: Tensor, prediction_PD: Tensor) -> Tensor:
+    """Cosine of target and prediction, each less the target's mean over the patches: (P,), in [-1, 1].
+
+    Without the subtraction a prediction of the mean everywhere would look almost perfect.
+    """
+    mean_D = target_PD.mean(dim=0)
+    return torch.cosine_similarity(target_PD - mean_D, prediction_PD - mean_D, dim=-1)
+
+
+def draw_pretraining(
+    explained: dict[str, Any], title: str, student_sees: str, seconds_per_frame: float, sample_rate: int
+) -> Figure:
+    """Eight panels over the same axes (seconds, kHz): the inputs on the left, the latents on the right.
+
+    Args:
+        explained: What :meth:`sslam.methods.SSLAM.explain` returns.
+        title: Of the whole figure.
+        student_sees: ``clip`` or ``mixture``: the input that target and prediction belong to.
+        seconds_per_frame: Hop of the front end.
+        sample_rate: In Hz; the mel bins end at half of it.
+    """
+    clip_LF, partner_LF, mixture_LF = explained["clip"], explained["partner"], explained["mixture"]
+    num_frames, num_mel_bins = clip_LF.shape
+    grid, kept = explained["grid"], explained["kept"]
+    target_PD, prediction_PD = explained["target"].float(), explained["prediction"].float()
+    patch_frames = num_frames // grid[0]
+    extents = {
+        "features": (0, num_frames * seconds_per_frame, 0, num_mel_bins),
+        "patches": (0, grid[0] * patch_frames * seconds_per_frame, 0, num_mel_bins),
+    }
+    figure = Figure(figsize=(14, 10), layout="constrained")
+    figure.suptitle(title, fontsize=13)
+    axes = figure.subplots(4, 2, sharex=True, sharey=True)
+
+    def show(axis: Axes, values: Tensor, kind: str, title: str, **style: Any) -> Any:
+        axis.set_title(title, loc="left", fontsize=10)
+        image = values.transpose(0, 1)  # frequency upwards
+        return axis.imshow(image, origin="lower", aspect="auto", interpolation="none", extent=extents[kind], **style)
+
+    loudest = max(clip_LF.max().item(), partner_LF.max().item())
+    mel_style = {"cmap": "magma", "vmin": clip_LF.min().item(), "vmax": loudest}
+    show(axes[0, 0], clip_LF, "features", "Clip", **mel_style)
+    show(axes[1, 0], partner_LF, "features", "Partner", **mel_style)
+    mixture_title = "Mixture: element-wise maximum; between the lines the clip stays alone"
+    show(axes[2, 0], mixture_LF, "features", mixture_title, **mel_style)
+    _mark_unmixed(axes[2, 0], explained["mixed_frames"], seconds_per_frame, num_mel_bins)
+    seen_LF = explained[student_sees]
+    kept_LF = kept.repeat_interleave(patch_frames, 0).repeat_interleave(num_mel_bins // grid[1], 1)
+    hidden_LF = F.pad(~kept_LF, (0, 0, 0, num_frames - len(kept_LF)), value=True)
+    axes[3, 0].set_facecolor("0.85")
+    share = kept.float().mean().item()
+    seen_title = f"What the student sees: {share:.0%} of the patches of the {student_sees}"
+    mel = show(axes[3, 0], seen_LF.masked_fill(hidden_LF, float("nan")), "features", seen_title, **mel_style)
+    figure.colorbar(mel, ax=list(axes[:, 0]), label="normalised log-mel", pad=0.01, aspect=60)
+
+    target_color, prediction_color = (color.view(*grid, 3) for color in principal_colors(target_PD, prediction_PD))
+    show(axes[0, 1], target_color, "patches", "Target of the teacher: three principal components as red, green, blue")
+    show(axes[1, 1], prediction_color, "patches", "Prediction of the student, in the colors of the target")
+    # Only hidden patches count in the loss.
+    hidden_P = ~kept.flatten()
+    similarity_P = centred_similarity(target_PD, prediction_PD)
+    error_P = (prediction_PD - target_PD).square().mean(dim=-1)
+    for row, (values_P, name, style) in enumerate(
+        [
+            (similarity_P, "Cosine similarity of target and prediction", {"cmap": "RdBu", "vmin": -1, "vmax": 1}),
+            (error_P, "Mean squared error", {"cmap": "viridis", "vmin": 0, "vmax": error_P.quantile(0.98).item()}),
+        ],
+        start=2,
+    ):
+        axis = axes[row, 1]
+        axis.set_facecolor("0.85")
+        mean = values_P[hidden_P].mean()
+        shown = values_P.masked_fill(~hidden_P, float("nan")).unflatten(0, grid)
+        image = show(axis, shown, "patches", f"{name} at hidden patches, on average {mean:.2f}", **style)
+        figure.colorbar(image, ax=axis, pad=0.01)
+
+    _label_axes(axes, num_mel_bins, sample_rate)
+    return figure
+
+
+def _mark_unmixed(axis: Axes, mixed_frames: Tensor, seconds_per_frame: float, num_mel_bins: int) -> None:
+    alone = np.concatenate([[0], (~mixed_frames).int().numpy(), [0]])
+    starts, ends = np.flatnonzero(np.diff(alone) == 1), np.flatnonzero(np.diff(alone) == -1)
+    for start, end in zip(starts * seconds_per_frame, ends * seconds_per_frame, strict=True):
+        for edge in (start, end):
+            axis.axvline(edge, color="white", linewidth=1.5)
+        axis.annotate(
+            "clip alone", ((start + end) / 2, 0.97 * num_mel_bins), color="white", fontsize=9, ha="center", va="top"
+        )
+
+
+def _label_axes(axes: np.ndarray, num_mel_bins: int, sample_rate: int) -> None:
+    # Kaldi's mel scale from 20 Hz to half the sample rate.
+    low, high = (1127 * math.log1p(hertz / 700) for hertz in (20, sample_rate / 2))
+    ticks = {khz: (1127 * math.log1p(1000 * khz / 700) - low) / (high - low) for khz in (0.2, 0.5, 1, 2, 4, 8)}
+    shown = {khz: share * num_mel_bins for khz, share in ticks.items() if share <= 1}
+    axes[0, 0].set_yticks(list(shown.values()), [f"{khz:g}" for khz in shown])
+    for axis in axes[:, 0]:
+        axis.set_ylabel("kHz")
+    for axis in axes[-1]:
+        axis.set_xlabel("seconds")
