@@ -1,6 +1,7 @@
 """The method in training: teacher, stages, accumulation, ablations."""
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,6 +14,7 @@ from sslam.ema import EMATeacher
 from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives, Stage
 from sslam.methods.sslam import RandomSource
+from sslam.metrics import Moments
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.transforms import InverseBlockMasking, PartialMixing
 
@@ -116,6 +118,38 @@ def test_teacher__stays_in_evaluation_mode() -> None:
     assert module.student.training
     assert not module.teacher.training
     assert not any(child.training for child in module.teacher.modules())
+
+
+# ---- initial weights ------------------------------------------------------------------------------------------------
+
+
+def test_initial_checkpoint__student_decoder_and_teacher_are_taken_over(tmp_path: Path) -> None:
+    first = make_method([make_stage(steps=2)], ema_decay=0.5)
+    fit(first, clips(4)).save_checkpoint(tmp_path / "first.ckpt")
+    # A rate of zero: the second run ends with the weights that it started with.
+    second = make_method([make_stage(steps=1)], initial_checkpoint=str(tmp_path / "first.ckpt"), ema_decay=1.0)
+    second.ema_end_decay = 1.0
+    fit(second, clips(4))
+    before = first.state_dict()
+    assert any(
+        not torch.equal(before[f"student.{n}"], before[f"teacher.encoder.{n}"]) for n in first.student.state_dict()
+    )
+    assert all(torch.equal(value, before[name]) for name, value in second.state_dict().items())
+
+
+def test_initial_checkpoint__other_shapes_are_refused(tmp_path: Path) -> None:
+    fit(make_method([make_stage(steps=1)]), clips(4)).save_checkpoint(tmp_path / "first.ckpt")
+    torch.manual_seed(0)
+    other = SSLAM(
+        AudioViT(width=64, depth=2, num_heads=2),
+        ConvDecoder(width=64, decoder_width=32, depth=1),
+        KaldiFbank(num_frames=128),
+        InverseBlockMasking(),
+        PartialMixing(),
+        [make_stage()],
+    )
+    with pytest.raises(ValueError, match=r"do not fit this model: \d+ tensors differ, such as .* Give the encoder"):
+        other.load_initial_weights(tmp_path / "first.ckpt")
 
 
 # ---- stages ---------------------------------------------------------------------------------------------------------
@@ -238,6 +272,22 @@ def test_losses__bf16_autocast_gives_float32_losses_near_those_of_float32() -> N
     assert losses.total.item() == pytest.approx(expected.total.item(), rel=0.03)
 
 
+def test_moments__stay_in_float32_under_autocast() -> None:
+    vectors, weights = torch.randn(1000, 8) * 1e-2 + 1.0, torch.ones(1000)
+    expected = vectors.double().std(dim=0).mean()
+    with torch.autocast("cpu", torch.bfloat16):
+        spread = Moments.of(vectors, weights).standard_deviation()
+    # The floor of 1e-6 in the variance is data2vec's.
+    assert spread.item() == pytest.approx((expected**2 + 1e-6).sqrt().item(), rel=0.02)
+
+
+def test_moments__add_up() -> None:
+    first, second = torch.randn(30, 8), torch.randn(50, 8) + 2
+    together = Moments.of(torch.cat([first, second]), torch.ones(80)).standard_deviation()
+    added = (Moments.of(first, torch.ones(30)) + Moments.of(second, torch.ones(50))).standard_deviation()
+    assert added.item() == pytest.approx(together.item(), rel=1e-6)
+
+
 # ---- training -------------------------------------------------------------------------------------------------------
 
 
@@ -246,6 +296,28 @@ def test_training__a_tiny_batch_is_overfitted() -> None:
     recorder = Recorder()
     fit(make_method([stage], cls_loss_weight=1.0), clips(2), callbacks=[recorder])
     assert sum(recorder.losses[-10:]) < 0.6 * sum(recorder.losses[5:15])
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training__gradients_are_clipped_in_either_precision(precision: str) -> None:
+    norms = []
+
+    class Norms(pl.Callback):
+        def on_before_zero_grad(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            norms.extend([torch.nn.utils.get_total_norm(gradients).item()] if gradients else [])
+
+    fit(make_method(), clips(8), precision=precision, gradient_clip_val=0.5, callbacks=[Norms()])
+    assert norms
+    assert norms == pytest.approx([0.5] * len(norms), rel=1e-3)
+
+
+def test_training__fp16_is_refused() -> None:
+    module = make_method()
+    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    module.trainer.strategy.precision_plugin.precision = "16-mixed"
+    with pytest.raises(ValueError, match="16-mixed is not supported. Use bf16-mixed or 32-true"):
+        module.configure_gradient_clipping(module.configure_optimizers(), 1.0)
 
 
 def test_training__draws_differ_from_step_to_step_and_rank_to_rank_but_not_from_run_to_run() -> None:

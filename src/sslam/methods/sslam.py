@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslam.checkpoints.loading import load_pretraining_state
 from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
 from sslam.frontends import Frontend
 from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
@@ -371,10 +372,26 @@ class SSLAM(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.initial_checkpoint is not None and self.trainer.ckpt_path is None:
-            from sslam.checkpoints.loading import load_pretraining_state
+            self.load_initial_weights(Path(self.initial_checkpoint))
 
-            state = load_pretraining_state(Path(self.initial_checkpoint))
-            self.load_state_dict(state)
+    def load_initial_weights(self, path: Path) -> None:
+        """Take student, decoder and teacher from a file.
+
+        Raises:
+            ValueError: If the file cannot be used, or has other shapes than this model.
+        """
+        state = load_pretraining_state(path)
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        wrong = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
+        if wrong:
+            name = wrong[0]
+            raise ValueError(
+                f"The weights in {path} do not fit this model: {len(wrong)} tensors differ, such as {name} with shape "
+                f"{found.get(name, 'absent')} in the file and {wanted.get(name, 'absent')} here. Give the encoder and "
+                "the decoder the sizes that the file was made with."
+            )
+        self.load_state_dict(state)
 
     def on_fit_start(self) -> None:
         if self.trainer.max_steps > self.total_steps:
@@ -403,6 +420,22 @@ class SSLAM(pl.LightningModule):
         decay = ema_decay_at(step + 1, self.ema_decay, self.ema_end_decay, self.ema_anneal_steps)
         self.teacher.update(self.student, decay)
         self.log("train/ema_decay", decay)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning's own refuses a fused optimizer under mixed precision, for the sake of fp16's loss scaler.
+        if self.trainer.precision == "16-mixed":
+            raise ValueError("trainer.precision 16-mixed is not supported. Use bf16-mixed or 32-true.")
+        if gradient_clip_val:
+            if gradient_clip_algorithm == "value":
+                torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
+            else:
+                gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+                self.log("train/gradient_norm", gradient_norm)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # The learning rate is set before every batch; stages restart it.

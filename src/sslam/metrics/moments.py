@@ -20,13 +20,15 @@ class Moments:
     @classmethod
     def of(cls, vectors: Tensor, weights: Tensor) -> "Moments":
         """Moments of vectors (..., D), each counted ``weights`` (...) times."""
-        vectors_ND = vectors.detach().flatten(end_dim=-2).float()
-        weights_N = weights.flatten().float()
-        return cls(
-            weights_N.sum(dtype=torch.float64),
-            (weights_N @ vectors_ND).double(),
-            (weights_N @ vectors_ND.square()).double(),
-        )
+        # Autocast would turn the products into bfloat16.
+        with torch.autocast(vectors.device.type, enabled=False):
+            vectors_ND = vectors.detach().flatten(end_dim=-2).float()
+            weights_N = weights.flatten().float()
+            return cls(
+                weights_N.sum(dtype=torch.float64),
+                (weights_N @ vectors_ND).double(),
+                (weights_N @ vectors_ND.square()).double(),
+            )
 
     def __add__(self, other: "Moments") -> "Moments":
         return Moments(
