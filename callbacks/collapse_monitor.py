@@ -38,8 +38,8 @@ class CollapseMonitor(pl.Callback):
         min_target_std: Lowest healthy standard deviation of the targets, >= 0. data2vec's code stops below 0.1.
         min_prediction_std: The same for the predictions. data2vec's code stops below 0.01.
         patience: Checks in a row below the threshold before the warning, >= 1. data2vec stops at the first.
-        start_step: No check before this optimizer step, >= 0: at first, predictions are nearly constant. data2vec waits
-            for 5000 updates.
+        start_step: No verdict before this optimizer step, >= 0: at first, predictions are nearly constant. data2vec
+            waits for 5000 updates.
         every_n_steps: Optimizer steps between two checks, >= 1. Values reach the loggers at multiples of the trainer's
             ``log_every_n_steps`` (50 by default).
         stop: End the run at the first episode.
@@ -81,7 +81,7 @@ class CollapseMonitor(pl.Callback):
         step = trainer.global_step
         # Under gradient accumulation several batches end at one step. Whether to check depends on the step alone, so
         # every rank takes part.
-        if step in (0, self._last_step) or step % self.every_n_steps != 0 or step < self.start_step:
+        if step in (0, self._last_step) or step % self.every_n_steps != 0:
             return
         self._last_step = step
         module: Any = pl_module
@@ -90,7 +90,8 @@ class CollapseMonitor(pl.Callback):
             std = self._std_of_all_ranks(trainer, outputs, quantity)
             if trainer.world_size > 1:
                 pl_module.log(f"train/{quantity}_std_all_ranks", std)
-            self._judge(trainer, quantity, std.item())
+            if step >= self.start_step:
+                self._judge(trainer, quantity, std.item())
 
     def _std_of_all_ranks(self, trainer: pl.Trainer, outputs: Any, quantity: str) -> Tensor:
         key = f"{quantity}_moments"
