@@ -1,0 +1,80 @@
+"""`sslam`: answers --help and --version at once and loads torch only for a command that needs it."""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+import sslam
+
+# Command: (module with `main(args) -> exit code`, what it does). Trainer commands get their own name as first argument.
+TRAINER_COMMANDS = {
+    "fit": "train, or go on with --ckpt_path",
+    "validate": "metrics on the validation set",
+    "test": "metrics on the test set",
+    "predict": "outputs for a set of clips",
+}
+OTHER_COMMANDS = {
+    "convert": ("sslam.checkpoints.convert", "published EAT and SSLAM checkpoints to ours and back"),
+}
+
+
+def overview() -> str:
+    """The text of `sslam --help`."""
+    commands = TRAINER_COMMANDS | {name: text for name, (_, text) in OTHER_COMMANDS.items()}
+    lines = [f"  {name:10} {text}" for name, text in commands.items()]
+    return "\n".join(
+        [
+            "usage: sslam COMMAND [--config FILE.yaml]... [--key value]...",
+            "",
+            "Learning audio representations from mixtures.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "options:",
+            "  --help      this text; `sslam COMMAND --help` for a command's own",
+            "  --version   the version",
+            "",
+            "example: sslam fit --config experiments/pretrain.yaml --config experiments/overrides/smoke.yaml",
+        ]
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command line.
+
+    Args:
+        args: Without the program's name; those of the process if None.
+
+    Returns:
+        Exit code: 0, or 2 for a mistake of the user.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    command = args[0] if args else "--help"
+    if command in ("-h", "--help"):
+        print(overview())
+        return 0
+    if command == "--version":
+        print(f"sslam {sslam.__version__}")
+        return 0
+    if command in TRAINER_COMMANDS:
+        from sslam.command_line.config_files import UsageError, locate_config_files
+
+        try:
+            locate_config_files(args)  # a wrong file name is answered without waiting for torch
+        except UsageError as error:
+            print(f"sslam {command}: {error}", file=sys.stderr)
+            return 2
+        return int(importlib.import_module("sslam.cli").main(args))
+    if command in OTHER_COMMANDS:
+        return int(importlib.import_module(OTHER_COMMANDS[command][0]).main(args[1:]))
+    names = [*TRAINER_COMMANDS, *OTHER_COMMANDS]
+    nearest = difflib.get_close_matches(command, names, n=1)
+    remedy = f"Did you mean {nearest[0]}?" if nearest else f"The commands are: {', '.join(names)}."
+    print(f"sslam: there is no command '{command}'. {remedy}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""`sslam fit | validate | test | predict`: Lightning's command line with run folders, short errors and safe resuming.
+
+This is the only module of the library that knows of data modules and callbacks: YAML files name them.
+"""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacks import TrainingProgress
+from sslam.command_line.config_files import UsageError, locate_config_files
+from sslam.command_line.error_messages import ShortErrorParser
+from sslam.command_line.resume import (
+    ConfigWins,
+    check_state_fits,
+    differing_hyperparameters,
+    load_checkpoint,
+    resolve_checkpoint,
+)
+from sslam.command_line.run_folder import (
+    RunCheckpoint,
+    RunFolder,
+    SaveRunConfig,
+    hyperparameters,
+    new_run_id,
+    unused,
+)
+
+# Modules whose ValueErrors are about a value that the user gave; the last one checks the trainer's arguments.
+CHECKING_MODULES = ("sslam.", "data_modules.", "callbacks.", "lightning.pytorch.trainer.connectors.")
+
+
+class SSLAMCommandLine(LightningCLI):
+    """Lightning's command line; the comments say where it differs."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--experiment",
+            type=str | None,
+            help="Name of the folder of its runs; the first --config's name if not given.",
+        )
+        parser.add_argument(
+            "--run_id",
+            type=str | None,
+            help="Name of this run's folder; the time if not given. An old one is continued.",
+        )
+        # Arguments of their own, so that a YAML's list of callbacks does not remove them.
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(TrainingProgress, "progress")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Without Lightning's warning that the process has arguments too: they are these.
+        self.config = parser.parse_args(args)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.usage = f"sslam {subcommand} --config FILE.yaml [--config FILE.yaml]... [--key value]..."
+        parser.set_defaults({"weights_only": True})  # also for an address, where Lightning's default executes the file
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would let the checkpoint's hyper-parameters replace the config's here.
+        config = self.config[self.config.subcommand]
+        self.run_folder = self._choose_run_folder()
+        self.checkpoint_differences: list[str] = []
+        self.checkpoint: dict[str, Any] | None = None
+        if config.ckpt_path is None:
+            return
+        config.ckpt_path = resolve_checkpoint(
+            str(config.ckpt_path), self.run_folder, is_old_run=config.run_id is not None
+        )
+        if config.ckpt_path is None:
+            rank_zero_info(f"No checkpoint in {self.run_folder.checkpoints} yet: the run starts from the beginning.")
+        elif Path(config.ckpt_path).is_file():
+            self.checkpoint = load_checkpoint(config.ckpt_path)
+            parser = self._parser(self.config.subcommand)
+            self.checkpoint_differences = differing_hyperparameters(self.checkpoint, hyperparameters(parser, config))
+
+    def _choose_run_folder(self) -> RunFolder:
+        config = self.config[self.config.subcommand]
+        files = [str(file) for file in config.config or [] if file is not None]
+        name = Path(files[0]).stem if files else config.model.class_path.rsplit(".", 1)[-1].lower()
+        root = Path(config.trainer.default_root_dir or "runs")
+        return RunFolder(root, config.experiment or name, config.run_id or new_run_id())
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        # A copy, so that the saved file does not send the next run's logger into this run's folder.
+        self.save_config_kwargs = {"run_folder": self.run_folder, "given": config.clone()}
+        callback_keys = self._parser(self.subcommand).callback_keys
+        if config.trainer.enable_checkpointing is False:
+            callback_keys.remove("checkpoint")
+        if config.trainer.enable_progress_bar is False:
+            callback_keys.remove("progress")
+        if self.checkpoint_differences:
+            self.trainer_defaults = {"callbacks": [ConfigWins()]}
+        for logger in as_list(config.trainer.logger):
+            if not isinstance(logger, bool) and logger.init_args.get("save_dir") in (".", None):
+                logger.init_args.save_dir = str(self.run_folder.path.absolute())
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        self.run_folder.keep_old_metrics()
+        given = self.config_init[self.subcommand].trainer.logger
+        # TensorBoard and CSV are always there; a logger in a YAML comes on top. `logger: false` turns all off.
+        more = [logger for logger in as_list(given) if not isinstance(logger, bool)]
+        loggers = False if given is False else [*self.run_folder.loggers(), *more]
+        return super().instantiate_trainer(default_root_dir=str(self.run_folder.path), logger=loggers, **kwargs)
+
+    def after_instantiate_classes(self) -> None:
+        if self.checkpoint is None:
+            return
+        path = self.config[self.subcommand].ckpt_path
+        check_state_fits(path, self.checkpoint, self.model, self.checkpoint_differences)
+        if self.checkpoint_differences and self.subcommand == "fit":
+            rank_zero_info(f"The config wins over {path}: {'; '.join(self.checkpoint_differences)}.")
+        self.checkpoint = None
+
+    # Lightning calls these, where they exist, instead of the trainer's methods of the same name.
+
+    def validate(self, **kwargs: Any) -> None:
+        self._write_results(self.trainer.validate(**kwargs))
+
+    def test(self, **kwargs: Any) -> None:
+        self._write_results(self.trainer.test(**kwargs))
+
+    def _write_results(self, results: Sequence[Mapping[str, float]]) -> None:
+        if self.trainer.is_global_zero:
+            path = unused(self.run_folder.path / f"{self.subcommand}.yaml")
+            path.write_text(yaml.safe_dump([dict(result) for result in results]), encoding="utf-8")
+
+    def predict(self, **kwargs: Any) -> None:
+        predictions = self.trainer.predict(**kwargs)
+        # Every process has the predictions of its own clips.
+        folder = Path(self.trainer.log_dir or self.run_folder.path)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = unused(folder / f"predictions-{self.trainer.global_rank}.pt")
+        torch.save(predictions, path)
+        rank_zero_info(f"Predictions: {path}")
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, None as an empty one, anything else as a list of one."""
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def is_users_mistake(error: BaseException) -> bool:
+    """Whether an error comes from a check of what the user gave, rather than from a bug."""
+    if isinstance(error, UsageError | MisconfigurationException):
+        return True
+    raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals["__name__"]
+    return isinstance(error, ValueError | FileNotFoundError) and f"{raised_in}.".startswith(CHECKING_MODULES)
+
+
+def users_mistake_behind(error: BaseException) -> BaseException | None:
+    """The user's mistake that led to an error, or None; jsonargparse wraps what a nested class's constructor raises."""
+    cause: BaseException | None = error
+    while cause is not None and not is_users_mistake(cause):
+        cause = cause.__cause__
+    return cause
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs one command, such as ``["fit", "--config", "experiments/pretrain.yaml"]``.
+
+    Returns:
+        0 for success, 2 for a mistake of the user, which has been explained on standard error.
+
+    Raises:
+        SystemExit: With code 2 for a mistake that the parser finds, with code 0 after ``--help``.
+    """
+    for meant_to_be_so in (
+        r"(Experiment logs|Checkpoint) directory .* exists and is not empty",  # nothing in it is overwritten
+        r"Found \d+ module\(s\) in eval mode",  # a teacher is
+        r"Total length of `list` across ranks is zero",  # no validation
+        r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use
+    ):
+        warnings.filterwarnings("ignore", message=meant_to_be_so)
+    try:
+        SSLAMCommandLine(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            parser_class=ShortErrorParser,
+            save_config_callback=SaveRunConfig,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            args=locate_config_files(args),
+        )
+    except Exception as error:
+        mistake = users_mistake_behind(error)
+        if mistake is None:
+            raise
+        print(f"sslam {args[0]}: {mistake}", file=sys.stderr)
+        return 2
+    return 0

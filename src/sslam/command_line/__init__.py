@@ -1,0 +1,1 @@
+"""What the command line needs beside Lightning's own: config files, error messages, run folders, resuming."""

@@ -1,0 +1,279 @@
+"""Turns jsonargparse's nested reports into one or two lines: the key, what was expected, the nearest right spelling.
+
+jsonargparse reports a mistake as an indented tree of keys, classes and, for a union of types, one reason per type. The
+deepest reason is the one that the user can act on. Wording of jsonargparse 4.5x; an unknown wording is passed on whole.
+"""
+
+import importlib
+import inspect
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, is_dataclass
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser
+
+from sslam.command_line.config_files import missing_file_message, nearest
+
+# Where classes for a YAML are found; a class is named by the package that re-exports it.
+PACKAGES = (
+    "sslam.methods",
+    "sslam.networks",
+    "sslam.frontends",
+    "sslam.transforms",
+    "data_modules",
+    "callbacks",
+    "lightning.pytorch.callbacks",
+    "lightning.pytorch.loggers",
+)
+
+
+@dataclass
+class Reason:
+    """One leaf of a report: the keys and classes that lead to it, outermost first, and jsonargparse's words."""
+
+    keys: list[str]
+    classes: list[str]
+    text: str
+
+    @property
+    def key(self) -> str:
+        """The key as a YAML spells it, such as ``model.init_args.encoder``."""
+        parts = self.keys[:1]
+        # One class stands between two keys; its arguments are under init_args, a dataclass's directly under the key.
+        for class_path, key in zip(self.classes, self.keys[1:], strict=False):
+            parts += [key] if is_dataclass(find_class(class_path)) else ["init_args", key]
+        return ".".join(parts)
+
+
+def find_class(class_path: str) -> Any:
+    """The class behind an import path, or None."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
+
+
+def reasons(message: str) -> Iterator[Reason]:
+    """Leaves of a report, in its order."""
+    path: list[tuple[int, str, str]] = []
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        indent = len(line) - len(line.lstrip())
+        if not text:
+            continue
+        while path and path[-1][0] >= indent:
+            path.pop()
+        if found := re.fullmatch(r'Parser key "([^"]+)"(?: element \d+)?:\s*(.*)', text):
+            path.append((indent, "key", found[1]))
+            text = found[2]
+        elif found := re.fullmatch(r"Problem with given class_path '([^']+)':", text):
+            path.append((indent, "class", found[1]))
+            continue
+        if text and not re.match(r"Does not validate against|Subtypes:|Errors:|Given value type:", text):
+            yield Reason(
+                keys=[name for _, kind, name in path if kind == "key"],
+                classes=[name for _, kind, name in path if kind == "class"],
+                text=text,
+            )
+
+
+def type_names(text: str) -> list[str]:
+    """``<class 'int'>`` and ``typing.Literal['a', 'b']`` as a reader names them."""
+    if found := re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", text):
+        return [choice.strip().strip("'") for choice in found[1].split(",")]
+    name = re.sub(r"<class '(.*)'>", r"\1", text)
+    return ["null" if name == "NoneType" else name.rsplit(".", 1)[-1]]
+
+
+def classes_in(annotation: Any) -> list[type]:
+    """Classes that a type annotation is made of, such as ``Encoder`` in ``list[Encoder] | None``."""
+    if inspect.isclass(annotation) and not typing.get_args(annotation):
+        return [annotation]
+    return [found for argument in typing.get_args(annotation) for found in classes_in(argument)]
+
+
+def argument_types(cls: Any) -> dict[str, Any]:
+    """Type annotations of a constructor's arguments."""
+    return typing.get_type_hints(cls.__init__)
+
+
+def annotation_of(reason: Reason, parser: ArgumentParser) -> Any:
+    """Type annotation of the key that a reason is about, or None where nothing says it."""
+    if len(reason.keys) == 1:
+        return next(
+            (getattr(action, "_typehint", None) for action in parser._actions if action.dest == reason.key), None
+        )
+    try:
+        return argument_types(find_class(reason.classes[len(reason.keys) - 2])).get(reason.keys[-1])
+    except (NameError, TypeError, AttributeError, IndexError):
+        return None
+
+
+def known_classes(annotation: Any, near: str) -> list[str]:
+    """Import paths of the classes that fit an annotation, from our packages and from the package of ``near``."""
+    bases = tuple(base for base in classes_in(annotation) if base.__module__ != "builtins")
+    paths = []
+    for package in dict.fromkeys([near.rpartition(".")[0], *PACKAGES]):
+        try:
+            members = vars(importlib.import_module(package)).items() if package else ()
+        except ImportError:
+            continue
+        paths += [
+            f"{package}.{name}"
+            for name, member in members
+            if inspect.isclass(member) and issubclass(member, bases or (object,)) and not inspect.isabstract(member)
+            if not name.startswith("_")
+        ]
+    return paths
+
+
+def suggest(word: str, choices: list[str], all_of_them: str) -> str:
+    """The nearest choice, or else all of them in one sentence that begins with ``all_of_them``."""
+    if suggestion := nearest(word, choices):
+        return f"Did you mean {suggestion}?"
+    return f"{all_of_them}: {', '.join(choices)}." if choices else ""
+
+
+def explain_class(reason: Reason, given: str, parser: ArgumentParser) -> str:
+    """A class that does not exist or does not fit, or a YAML file in its place."""
+    if given.endswith((".yaml", ".yml")):
+        return f"{reason.key}: {missing_file_message(given)}"
+    annotation = annotation_of(reason, parser)
+    expected = " or ".join(
+        dict.fromkeys(base.__name__ for base in classes_in(annotation) if base.__module__ != "builtins")
+    )
+    choices = known_classes(annotation, given)
+    by_name = {choice.rsplit(".", 1)[-1]: choice for choice in reversed(choices)}
+    suggestion = nearest(given, choices) or by_name.get(nearest(given.rsplit(".", 1)[-1], list(by_name)) or "")
+    remedy = f"Did you mean {suggestion}?" if suggestion else f"The choices are: {', '.join(choices)}."
+    fitting = f" for {expected}" if expected else ""
+    problem = "does not fit" if "subclass of" in reason.text else "is no known class"
+    return f"{reason.key}: {given} {problem}{fitting}. {remedy}"
+
+
+def explain_unknown_key(key: str, parser: ArgumentParser) -> str:
+    """A key that a command does not have, such as ``trainer.max_stepss`` or ``modle.init_args.encoder``."""
+    dests = [action.dest for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")]
+    root = key.partition(".")[0]
+    roots = list(dict.fromkeys(dest.partition(".")[0] for dest in dests))
+    if root in roots:
+        remedy = suggest(key, [dest for dest in dests if dest.startswith(root + ".")], f"{root} has")
+    else:
+        remedy = suggest(root, roots, "The keys are")
+    return f"Unknown key {key}. {remedy}"
+
+
+def arguments_of(cls: type) -> list[str]:
+    """Names of a constructor's arguments; with ``**kwargs`` those of the bases too."""
+    names: list[str] = []
+    for base in inspect.getmro(cls)[:-1]:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        names += [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
+        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return [name for name in dict.fromkeys(names) if name != "self"]
+
+
+def explain_argument_of_class(reason: Reason, name: str) -> str:
+    """An argument that a class does not have, such as ``widht`` of an encoder or ``objectives.mixd`` of a stage."""
+    key = Reason([*reason.keys, name], reason.classes, "").key
+    cls: Any = find_class(reason.classes[-1])
+    *outer, last = name.split(".")
+    for attribute in outer:
+        inner = classes_in(argument_types(cls).get(attribute))
+        if not inner or inner[0].__module__ == "builtins":
+            last = attribute
+            break
+        cls = inner[0]
+    return f"Unknown key {key}. {suggest(last, arguments_of(cls), f'{cls.__name__} has')}"
+
+
+def explain(message: str, parser: ArgumentParser) -> str:
+    """One or two lines that replace a report of jsonargparse.
+
+    Args:
+        message: The report.
+        parser: Of the command that the report is about.
+    """
+    if found := re.match(r"unrecognized arguments: (\S+)", message):
+        word = found[1].partition("=")[0]
+        if word.startswith("-"):
+            return explain_unknown_key(word.lstrip("-"), parser)
+        return f"'{word}' belongs to no option; options begin with --."
+    if found := re.match(
+        r"(?:Subcommand '\w+' does not accept option|Option) '([^']+)'(?: is not accepted)?$", message
+    ):
+        return explain_unknown_key(found[1], parser)
+    if found := re.match(r"Group '(\w+)' does not accept option '([^']+)'", message):
+        return explain_unknown_key(f"{found[1]}.{found[2]}", parser)
+
+    found_reasons = list(reasons(message))
+    given = [re.sub(r"^Given value: ", "", reason.text) for reason in found_reasons if "Given value: " in reason.text]
+    found_reasons = [reason for reason in found_reasons if not reason.text.startswith("Given value: ")]
+    if not found_reasons:
+        return message.strip()
+    depth = max(len(reason.keys) + len(reason.classes) for reason in found_reasons)
+    deepest = [reason for reason in found_reasons if len(reason.keys) + len(reason.classes) == depth]
+    first = deepest[0]
+
+    for reason in deepest:
+        if found := re.match(r"the following arguments are required: (.+)", reason.text):
+            return explain_required(reason, found[1])
+        unknown = r"(?:Group .* does not accept option|Option) '([^']+)'|unrecognized arguments: --([^=\s]+)"
+        if reason.classes and (found := re.match(unknown, reason.text)):
+            return explain_argument_of_class(reason, found[1] or found[2])
+        if found := re.match(
+            r"Expected a dot import path string: (.+)|Unexpected import path format: (.+)", reason.text
+        ):
+            return explain_class(reason, found[1] or found[2], parser)
+        if found := re.match(r"Import path (\S+) does not correspond to a subclass", reason.text):
+            return explain_class(reason, found[1], parser)
+        if re.match(r"module '.*' has no attribute|No module named", reason.text) and reason.classes:
+            outer = Reason(reason.keys, reason.classes[:-1], reason.text)
+            return explain_class(outer, reason.classes[-1], parser)
+
+    expected: list[str] = []
+    for reason in deepest:
+        if found := re.match(r"Expected an? (.+?)(?:\. Got value: (.*))?$", reason.text):
+            expected += type_names(found[1])
+            given = [found[2]] if found[2] is not None else given
+    if first.keys and expected:
+        choices = list(dict.fromkeys(expected))
+        value = given[0] if given else "this value"
+        suggestion = nearest(value, choices)
+        remedy = f" Did you mean {suggestion}?" if suggestion else ""
+        return f"{first.key}: expected {' or '.join(choices)}, got {value}.{remedy}"
+    return f"{first.key}: {first.text}" if first.keys else message.strip()
+
+
+def explain_required(reason: Reason, names: str) -> str:
+    """Keys that have no default and were not given."""
+    keys = [name.strip() for name in names.split(",")]
+    if reason.classes:
+        keys = [Reason([*reason.keys, key], reason.classes, "").key for key in keys]
+    else:
+        keys = [re.sub(r"^(fit|validate|test|predict)\.", "", key) for key in keys]
+    example = "" if reason.classes else " Start from a file, such as --config experiments/pretrain.yaml."
+    return f"Missing: {', '.join(keys)}.{example}"
+
+
+class ShortErrorParser(LightningArgumentParser):
+    """Parser that answers a mistake in one or two lines, without usage, and exits with code 2."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if not self.exit_on_error:
+            # A parser of a nested class: the outer one knows the whole key.
+            super().error(message, ex)
+        parser: ArgumentParser = self
+        # Some mistakes are found by the parser of all commands after it has chosen the command.
+        chosen = next((word for word in getattr(self, "args", None) or [] if not word.startswith("-")), None)
+        if self._subcommands_action is not None and chosen in self._subcommands_action.choices:
+            parser = self._subcommands_action.choices[chosen]
+        command = f"sslam {parser.subcommand}" if hasattr(parser, "subcommand") else "sslam"
+        self.exit(2, f"{command}: {explain(message, parser)}\n")

@@ -1,0 +1,147 @@
+"""Checks a checkpoint before anything is built, and sees to it that the config wins over what the checkpoint holds."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+
+from sslam.command_line.config_files import UsageError, nearest
+from sslam.command_line.run_folder import RunFolder
+
+
+def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) -> str | None:
+    """What ``--ckpt_path`` means, found before anything is built.
+
+    Args:
+        ckpt_path: A file (or folder, as some strategies write), ``last``, or what Lightning resolves itself: ``hpc``,
+            ``registry:...``, an address with ``://``.
+        run_folder: Of this run.
+        is_old_run: Whether ``--run_id`` named the run.
+
+    Returns:
+        The path; None for ``last`` in a run that has no checkpoint yet, so that one command starts and resumes a run.
+
+    Raises:
+        UsageError: If the checkpoint is missing or the word has no meaning here.
+    """
+    if ckpt_path == "hpc" or ckpt_path.startswith("registry") or "://" in ckpt_path:
+        return ckpt_path
+    if ckpt_path == "best":
+        raise UsageError(
+            "--ckpt_path best is known only while a run is in memory; give the file in its checkpoints folder."
+        )
+    if ckpt_path == "last":
+        if not is_old_run:
+            raise UsageError(
+                "--ckpt_path last needs --run_id to say of which run; or give the file, .../checkpoints/last.ckpt."
+            )
+        # The newest by its time, as a second start may have left a last-v1.ckpt.
+        found = sorted(run_folder.checkpoints.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
+        return str(found[-1]) if found else None
+    if not Path(ckpt_path).exists():
+        folder = Path(ckpt_path).parent
+        neighbours = sorted(str(path) for path in folder.glob("*.ckpt"))
+        suggestion = nearest(ckpt_path, neighbours) or (neighbours[-1] if neighbours else None)
+        remedy = f"Did you mean {suggestion}?" if suggestion else f"The folder {folder} has no checkpoint."
+        raise UsageError(f"There is no checkpoint {ckpt_path}. {remedy}")
+    return ckpt_path
+
+
+def load_checkpoint(path: str) -> dict[str, Any]:
+    """Tensors (mapped, not read) and plain values of a checkpoint; nothing in it is executed.
+
+    Raises:
+        UsageError: If it is not a checkpoint of Lightning.
+    """
+    refusal = (
+        f"{path} is not a checkpoint of this project. A published EAT or SSLAM file is made one by `sslam convert`."
+    )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises its own kinds, RuntimeError, UnpicklingError, EOFError and others
+        raise UsageError(refusal) from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise UsageError(refusal)
+    return checkpoint
+
+
+def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one level with dotted keys."""
+    if isinstance(values, Mapping):
+        items = [(str(key), value) for key, value in values.items()]
+    elif isinstance(values, list | tuple):
+        items = [(str(position), value) for position, value in enumerate(values)]
+    else:
+        return {prefix: values}
+    return {
+        key: leaf
+        for name, value in items
+        for key, leaf in flatten(value, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def differing_hyperparameters(checkpoint: Mapping[str, Any], configured: Mapping[str, Any]) -> list[str]:
+    """``key: value in the checkpoint, value now`` for every hyper-parameter of the model that differs.
+
+    Args:
+        checkpoint: As loaded; without ``hyper_parameters`` nothing is compared.
+        configured: Of this run, see :func:`~sslam.command_line.run_folder.hyperparameters`.
+    """
+    if "hyper_parameters" not in checkpoint:
+        return []
+    saved, now = flatten(checkpoint["hyper_parameters"]), flatten(configured)
+    saved.pop("_instantiator", None)
+    return [
+        f"{key.removeprefix('_')}: {saved.get(key, 'absent')} in the checkpoint, {now.get(key, 'absent')} now"
+        for key in dict.fromkeys([*saved, *now])
+        if saved.get(key, "absent") != now.get(key, "absent")
+    ]
+
+
+def check_state_fits(
+    path: str, checkpoint: Mapping[str, Any], model: pl.LightningModule, differences: list[str]
+) -> None:
+    """Refuses a checkpoint whose tensors the model cannot take.
+
+    Raises:
+        UsageError: Names the differing hyper-parameters, or else the first tensors that do not fit.
+    """
+    saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items() if hasattr(tensor, "shape")}
+    now = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wrong = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]
+    if wrong and model.strict_loading:
+        shapes = [
+            f"{name}: {saved.get(name, 'absent')} in the checkpoint, {now.get(name, 'absent')} now" for name in wrong
+        ]
+        shown = (differences or shapes)[:5]
+        raise UsageError(
+            f"{path} does not fit the model ({len(wrong)} tensors). It was made with other values: {'; '.join(shown)}."
+        )
+
+
+class ConfigWins(pl.Callback):
+    """After a resume, gives the optimizers their configured options again, which the checkpoint has replaced.
+
+    The learning rate itself is left to the schedule. Added only to a run whose config differs from the checkpoint's.
+    """
+
+    def __init__(self) -> None:
+        self.configured: list[list[dict[str, Any]]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Called after the optimizers were made and before their state is restored.
+        self.configured = [
+            [{option: value for option, value in group.items() if option not in ("params", "lr")} for group in groups]
+            for groups in (optimizer.param_groups for optimizer in trainer.optimizers)
+        ]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for optimizer, options_of_groups in zip(trainer.optimizers, self.configured, strict=True):
+            for group, options in zip(optimizer.param_groups, options_of_groups, strict=True):
+                group.update(options)
+        for config in trainer.lr_scheduler_configs:
+            if hasattr(config.scheduler, "base_lrs"):
+                groups = config.scheduler.optimizer.param_groups
+                config.scheduler.base_lrs = [group["initial_lr"] for group in groups]

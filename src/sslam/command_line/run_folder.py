@@ -1,0 +1,161 @@
+"""Every run has a folder of its own, ``runs/<experiment>/<run id>/``, in which nothing is ever overwritten.
+
+With several processes every one of them makes up a run id; Lightning hands the first one's folder to all
+(``trainer.log_dir`` and the checkpoints' folder are broadcast) and only the first one writes.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from sslam.command_line.config_files import UsageError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where one run writes.
+
+    Args:
+        root: Folder of all runs.
+        experiment: Name of the experiment; one folder name.
+        run_id: Name of the run; one folder name.
+
+    Raises:
+        UsageError: If a name is not one that every file system takes.
+    """
+
+    root: Path
+    experiment: str
+    run_id: str
+
+    def __post_init__(self) -> None:
+        for option, name in (("--experiment", self.experiment), ("--run_id", self.run_id)):
+            if not re.fullmatch(r"\w[\w.+=-]*", name):
+                raise UsageError(
+                    f"{option} must be a folder name of letters, digits, '_', '-', '.', '+' and '=', got '{name}'."
+                )
+
+    @property
+    def path(self) -> Path:
+        return self.root / self.experiment / self.run_id
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @rank_zero_only
+    def keep_old_metrics(self) -> None:
+        """Moves the metrics of an earlier start, which the CSV logger would delete, to ``metrics-1.csv`` and so on."""
+        metrics = self.path / "metrics.csv"
+        if metrics.exists():
+            metrics.rename(unused(metrics))
+
+    def loggers(self) -> list[Logger]:
+        """TensorBoard and CSV. The first one's folder is the run folder, which ``trainer.log_dir`` therefore is."""
+        place: dict[str, Any] = {"save_dir": self.path.parent, "name": "", "version": self.run_id}
+        return [TensorBoardLogger(**place, default_hp_metric=False), CSVLogger(**place)]
+
+
+def new_run_id() -> str:
+    """Time and a random suffix, so that two runs that start in one second differ: ``20250131-142530-a1b2c3``."""
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+
+
+def unused(path: Path) -> Path:
+    """The path itself if nothing is there, else the first unused one of ``config-1.yaml``, ``config-2.yaml``, ..."""
+    candidate, number = path, 0
+    while candidate.exists():
+        number += 1
+        candidate = path.with_stem(f"{path.stem}-{number}")
+    return candidate
+
+
+def hyperparameters(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """The model's part of a config as plain values: its arguments, and its class as ``_class_path``."""
+    model = yaml.safe_load(parser.dump(config, skip_unset=False))["model"]
+    return {"_class_path": model["class_path"], **model.get("init_args", {})}
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes the resolved config into the run folder, and keeps what an earlier start left there.
+
+    Args:
+        parser: Of the command.
+        config: Lightning's; with what this run alone needs.
+        run_folder: Where to write.
+        given: The config as it was given, with all defaults.
+    """
+
+    def __init__(self, parser: ArgumentParser, config: Namespace, run_folder: RunFolder, given: Namespace) -> None:
+        # Without save_to_log_dir only save_config below is called, on the first process.
+        super().__init__(parser, given, save_to_log_dir=False)  # type: ignore[arg-type]
+        self.run_folder = run_folder
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        folder = self.run_folder.path
+        folder.mkdir(parents=True, exist_ok=True)
+        # A file that is used again makes a new run of the same experiment.
+        config = self.config.clone()
+        config["experiment"], config["run_id"] = self.run_folder.experiment, None
+        text = self.parser.dump(config, skip_unset=False)
+        unused(folder / "config.yaml").write_text(text, encoding="utf-8")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(yaml.safe_load(text))
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # Plain values, from which load_from_checkpoint rebuilds the model and a resumed run sees what has changed.
+        checkpoint["hyper_parameters"] = {
+            **hyperparameters(self.parser, self.config),
+            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+        }
+
+
+class RunCheckpoint(ModelCheckpoint):
+    """Keeps the newest state as ``last.ckpt``, and a milestone now and then; the end of training is always kept.
+
+    Args:
+        every_n_train_steps: Optimizer steps between two states, of which the newest is kept.
+        milestone_steps: States at multiples of this many steps are kept for good; best a multiple of the above.
+    """
+
+    def __init__(self, every_n_train_steps: int = 1000, milestone_steps: int = 50_000) -> None:
+        for name, steps in (("every_n_train_steps", every_n_train_steps), ("milestone_steps", milestone_steps)):
+            if steps < 1:
+                raise ValueError(f"checkpoint.{name} must be at least 1, got {steps}.")
+        # Without a dirpath Lightning takes `checkpoints` in the run folder.
+        super().__init__(
+            filename="{step:08d}",
+            save_last="link",
+            save_top_k=1,
+            every_n_train_steps=every_n_train_steps,
+        )
+        self.milestone_steps = milestone_steps
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self._last_global_step_saved:
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # A run that goes on in a folder of its own has nothing to do with the files of the other folder.
+        if state_dict["dirpath"] == self.dirpath:
+            super().load_state_dict(state_dict)
+
+    def _should_remove_checkpoint(self, trainer: pl.Trainer, previous: str, current: str) -> bool:
+        step = re.match(r"step=(\d+)", Path(previous).name)
+        is_milestone = step is not None and int(step[1]) % self.milestone_steps == 0
+        return not is_milestone and super()._should_remove_checkpoint(trainer, previous, current)

@@ -1,0 +1,187 @@
+"""Every YAML file of experiments/ is read and run for two steps."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from sslam.__main__ import main
+from sslam.command_line.config_files import experiments_folder
+from sslam.methods import SSLAM, Objectives
+from sslam.networks import AudioViT
+
+EXPERIMENTS = experiments_folder()
+PRETRAIN = ["--config", "experiments/pretrain.yaml"]
+SMOKE = ["--config", "experiments/overrides/smoke.yaml"]
+
+
+def names(*patterns: str) -> list[str]:
+    return sorted(str(path.relative_to(EXPERIMENTS)) for pattern in patterns for path in EXPERIMENTS.glob(pattern))
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict("os.environ"):  # ddp leaves its port and ranks there
+        yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[SSLAM]:
+    """The models that this test has trained."""
+    models: list[SSLAM] = []
+
+    def on_fit_end(self: SSLAM) -> None:
+        models.append(self)
+
+    monkeypatch.setattr(SSLAM, "on_fit_end", on_fit_end)
+    return models
+
+
+def needs(name: str, folder: Path) -> list[str]:
+    """What a file leaves to the command line."""
+    if name in ("data/folder.yaml", "data/manifest.yaml", "data/esc50.yaml"):
+        names = [f"{fold}-1{clip}-A-{fold}.wav" for fold in range(1, 6) for clip in range(2)]
+        for number, clip in enumerate(names):
+            path = folder / "audio" / clip
+            path.parent.mkdir(exist_ok=True)
+            soundfile.write(path, np.random.default_rng(number).normal(scale=0.1, size=32000), 16000)
+        if name == "data/esc50.yaml":
+            rows = [f"{clip},{clip[0]},{clip[0]},class{clip[0]},True,1,A" for clip in names]
+            (folder / "meta").mkdir()
+            (folder / "meta/esc50.csv").write_text(
+                "filename,fold,target,category,esc10,src_file,take\n" + "\n".join(rows)
+            )
+        if name == "data/manifest.yaml":
+            (folder / "train.tsv").write_text("\n".join([str(folder / "audio"), *(f"{clip}\t32000" for clip in names)]))
+            return ["--data.manifest", str(folder / "train.tsv")]
+        return ["--data.root", str(folder)]
+    if name == "overrides/multi_node.yaml":
+        return ["--trainer.num_nodes", "1"]
+    return []
+
+
+@contextlib.contextmanager
+def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    try:
+        yield
+    finally:
+        wandb.finish()
+
+
+@pytest.mark.parametrize("name", names("*.yaml", "ablations/*.yaml", "data/*.yaml", "overrides/*.yaml"))
+def test_experiments__every_file_runs_for_two_steps(
+    name: str, trained: list[SSLAM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = ["--config", f"experiments/{name}"]
+    args = ["fit", *(file if "/" not in name else [*PRETRAIN, *file]), *SMOKE, *needs(name, tmp_path)]
+    with offline(monkeypatch):
+        assert main([*args, "--trainer.callbacks", "[]"]) == 0
+    (model,) = trained
+    assert model.trainer.global_step == 2
+
+
+def read(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((EXPERIMENTS / name).read_text())
+    return content
+
+
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("pretrain.yaml", [Objectives(1, 0, 0), Objectives(1, 1, 2)]),
+        ("ablations/mb_ua.yaml", [Objectives(1, 0, 0)]),
+        ("ablations/mb_pma.yaml", [Objectives(1, 0, 0), Objectives(0, 1, 0)]),
+        ("ablations/mb_ua_pma.yaml", [Objectives(1, 0, 0), Objectives(1, 1, 0)]),
+        ("overrides/stage_2_only.yaml", [Objectives(1, 1, 2)]),
+    ],
+)
+def test_experiments__schedules_are_the_published_ones(
+    name: str, stages: list[Objectives], trained: list[SSLAM]
+) -> None:
+    args = ["fit", *PRETRAIN, "--config", f"experiments/{name}", *SMOKE]
+    assert main([*args, "--trainer.callbacks", "[]", "--trainer.max_steps", "0"]) == 0
+    (model,) = trained
+    assert [stage.objectives for stage in model.stages] == stages
+    published = {
+        "masked latents": (400_000, 5e-4, 53_333, 16, None),
+        "mixtures": (200_000, 5e-5, 25_000, 8, 1),
+    }
+    for stage in model.stages:
+        values = (stage.steps, stage.learning_rate, stage.warmup_steps, stage.num_clones, stage.cls_target_layers)
+        assert values == published[stage.name]
+    assert not model.weight_decay_exempt_1d
+    assert model.cls_loss_weight == 192
+    assert model.trainer.gradient_clip_val == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("vit_base", 85.4), ("vit_large", 302.6), ("vit_quick", 1.8), ("vit_tiny", 0.034)]
+)
+def test_experiments__encoder_blocks_have_their_size(name: str, millions: float) -> None:
+    block = read(f"blocks/{name}.yaml")
+    assert block["class_path"] == "sslam.networks.AudioViT"
+    with torch.device("meta"):
+        encoder = AudioViT(**block["init_args"])
+    assert sum(parameter.numel() for parameter in encoder.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+
+
+def test_experiments__every_block_is_used() -> None:
+    texts = [(EXPERIMENTS / name).read_text() for name in names("*.yaml", "*/*.yaml")]
+    for name in names("blocks/*.yaml"):
+        assert any(name in text for text in texts), name
+
+
+def test_experiments__a_block_can_be_given_on_the_command_line(trained: list[SSLAM]) -> None:
+    block = ["--model.encoder", "experiments/blocks/vit_quick.yaml", "--model.decoder.width", "192"]
+    assert main(["fit", *PRETRAIN, *SMOKE, "--trainer.callbacks", "[]", *block, "--trainer.max_steps", "1"]) == 0
+    assert (trained[0].student.width, trained[0].student.depth) == (192, 4)
+
+
+def test_experiments__the_second_stage_starts_from_a_checkpoint_of_the_first(trained: list[SSLAM]) -> None:
+    smoke = [*PRETRAIN, *SMOKE, "--trainer.callbacks", "[]"]
+    assert main(["fit", *smoke, "--run_id", "first", "--model.ema_decay", "0.5"]) == 0
+    checkpoint = "runs/pretrain/first/checkpoints/last.ckpt"
+    second = ["--config", "experiments/overrides/stage_2_only.yaml", "--model.initial_checkpoint", checkpoint]
+    assert main(["fit", *smoke, *second, "--trainer.max_steps", "1", "--model.ema_decay", "1"]) == 0
+    first_model, second_model = trained
+    assert Path("runs/pretrain_stage_2").is_dir()
+    # One update with learning rate 0 and a teacher that stays moves nothing.
+    for name, tensor in first_model.state_dict().items():
+        assert torch.equal(tensor, second_model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", names("sweeps/*.yaml"))
+def test_experiments__sweeps_make_a_command_that_runs(
+    name: str, trained: list[SSLAM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = read(name)
+    command, parameters = sweep["command"], sweep["parameters"]
+    assert command[0] == "sslam"
+    assert command[-1] == "${args}"  # with hyphens, as the agent writes them
+    values = {key: choice["values"][0] if "values" in choice else choice["min"] for key, choice in parameters.items()}
+    with offline(monkeypatch):
+        chosen = [f"--{key}={value}" for key, value in values.items()]
+        # two batches per epoch, so that the two steps end with a validation
+        assert main([*command[1:-1], *SMOKE, *chosen, "--data.num_train_scenes", "4"]) == 0
+    assert trained[0].weight_decay == values["model.init_args.weight_decay"]
+    assert trained[0].stages[-1].learning_rate == values["model.init_args.stages.learning_rate"]
+    assert sweep["metric"]["name"] in trained[0].trainer.callback_metrics
+
+
+def test_experiments__readme_names_every_file() -> None:
+    text = (EXPERIMENTS / "README.md").read_text()
+    for name in names("*.yaml", "*/*.yaml"):
+        assert f"`{name}`" in text, name

@@ -1,0 +1,132 @@
+"""Every mistake on the command line is answered in a line or two, with exit code 2, without usage and traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from sslam.__main__ import main
+
+SMOKE = ["--config", "experiments/pretrain.yaml", "--config", "experiments/overrides/smoke.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What standard error has, less the greetings of Lightning."""
+    try:
+        code: object = main(args)
+    except SystemExit as stop:
+        code = stop.code
+    text = capsys.readouterr().err
+    assert code == 2
+    for unwanted in ("usage:", "Traceback", "tip:"):
+        assert unwanted not in text
+    lines = [line for line in text.splitlines() if line.startswith("sslam")]
+    assert 1 <= len(lines) <= 2
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        # key
+        (["--trainer.max_stepps", "3"], "Unknown key trainer.max_stepps. Did you mean trainer.max_steps?"),
+        (["--modle.encoder.width", "3"], "Unknown key modle.encoder.width. Did you mean model?"),
+        (["--model.weight_decai", "3"], "Unknown key model.init_args.weight_decai. Did you mean weight_decay?"),
+        (
+            ["--model.encoder.widht", "3"],
+            "Unknown key model.init_args.encoder.init_args.widht. Did you mean width?",
+        ),
+        (
+            ["--model.stages.learning_rat", "3"],
+            "Unknown key model.init_args.stages.learning_rat. Did you mean learning_rate?",
+        ),
+        (
+            ["--model.stages.objectives.mixd", "3"],
+            "Unknown key model.init_args.stages.objectives.mixd. Did you mean mixed?",
+        ),
+        # an argument that the data module takes for its base class
+        (["--data.batchsize", "3"], "Unknown key data.init_args.batchsize. Did you mean batch_size?"),
+        (
+            ["--model.encoder.zzz", "3"],
+            "AudioViT has: width, depth, num_heads, mlp_ratio, patch_size, num_mel_bins, max_columns, drop_path.",
+        ),
+        (["surplus"], "'surplus' belongs to no option; options begin with --."),
+        # class
+        (["--model", "sslam.methods.SLAM"], "is no known class for LightningModule. Did you mean sslam.methods.SSLAM?"),
+        (["--data", "data_modules.FolderDataModul"], "Did you mean data_modules.FolderDataModule?"),
+        (["--data", "FolderDataModul"], "Did you mean data_modules.FolderDataModule?"),
+        (["--model.encoder", "AudioVit"], "model.init_args.encoder: AudioVit is no known class for AudioViT. Did "),
+        (["--model.encoder", "sslam.network.AudioViT"], "Did you mean sslam.networks.AudioViT?"),
+        (["--model.encoder", "sslam.networks.ConvDecoder"], "sslam.networks.ConvDecoder does not fit for AudioViT."),
+        (["--model.frontend", "zzz"], "The choices are: sslam.frontends."),
+        (["--trainer.callbacks+", "callbacks.ColapseMonitor"], "Did you mean callbacks.CollapseMonitor?"),
+        (["--trainer.logger", "WandbLoger"], "Did you mean lightning.pytorch.loggers.WandbLogger?"),
+        (["--trainer.strategy", "dpp"], "You selected an invalid strategy name"),
+        # type
+        (["--model.encoder.width", "abc"], "model.init_args.encoder.init_args.width: expected int, got abc."),
+        (["--model.stages.steps", "abc"], "model.init_args.stages.steps: expected int, got abc."),
+        (["--trainer.max_steps", "1.5"], "trainer.max_steps: expected int, got 1.5."),
+        (["--trainer.precision", "bf17-mixed"], "got bf17-mixed. Did you mean bf16-mixed?"),
+        (["--seed_everything", "x"], "seed_everything: expected bool or int, got x."),
+        (["--data", "data_modules.FolderDataModule"], "Missing: data.init_args.root."),
+        # file
+        (["--config", "experiments/pretrian.yaml"], "no config file experiments/pretrian.yaml. Did you mean"),
+        (["--config=experiments/overrides/smok.yaml"], "Did you mean experiments/overrides/smoke.yaml?"),
+        (["--config", "zzz.yaml"], "no config file zzz.yaml. The project's own are: experiments/pretrain.yaml"),
+        (["--model.encoder", "blocks/vit_bas.yaml"], "encoder: There is no config file blocks/vit_bas.yaml"),
+        (["--model.encoder", "blocks/vit_bas.yaml"], "Did you mean blocks/vit_base.yaml?"),
+        (["--data", "data_modules.FolderDataModule", "--data.root", "nowhere"], "'nowhere' does not exist"),
+        (["--model.initial_checkpoint", "nowhere.ckpt"], "nowhere.ckpt"),
+        (["--ckpt_path", "nowhere/a.ckpt"], "no checkpoint nowhere/a.ckpt. The folder nowhere has no checkpoint."),
+        (["--ckpt_path", "last"], "--ckpt_path last needs --run_id"),
+        (["--ckpt_path", "best"], "--ckpt_path best is known only while a run is in memory"),
+        # value
+        (["--model.encoder.width", "30"], "width must be a multiple of"),
+        (["--data.batch_size", "0"], "batch_size must be at least 1, got 0."),
+        (["--trainer.devices", "0"], "not a valid input"),
+        (["--checkpoint.every_n_train_steps", "0"], "checkpoint.every_n_train_steps must be at least 1, got 0."),
+        (["--run_id", "a/b"], "--run_id must be a folder name"),
+    ],
+)  # fmt: skip
+def test_fit__a_mistake_is_explained(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert message in complaint(["fit", *SMOKE, *args], capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# mine\nmodel: [", "mine.yaml, line 2: not valid YAML: "),
+        ("just words", "mine.yaml must be a mapping such as 'model: ...', got str."),
+        ("", "mine.yaml must be a mapping such as 'model: ...', got NoneType."),
+        ("trainer: {max_stepss: 3}", "Unknown key trainer.max_stepss. Did you mean trainer.max_steps?"),
+        ("modle: {init_args: {encoder: x}}", "Unknown key modle.init_args.encoder. Did you mean model?"),
+        ("model: {init_args: {encoder: {init_args: {widht: 3}}}}", "model.init_args.encoder.init_args.widht. Did you"),
+        ("model: {init_args: {stages: [{steps: a}]}}", "model.init_args.stages.steps: expected int, got a."),
+        ("model: {init_args: {stages: [{stepps: 3}]}}", "model.init_args.stages.stepps. Did you mean steps?"),
+        ("model: {init_args: {stages: [{steps: 3}]}}", "warmup_steps must be between 0 and the stage's steps"),
+        ("data: {class_path: data_modules.ESC50DataModul}", "Did you mean data_modules.ESC50DataModule?"),
+    ],
+)
+def test_fit__a_mistake_in_a_yaml_is_explained(content: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("mine.yaml").write_text(content)
+    assert message in complaint(["fit", *SMOKE, "--config", "mine.yaml"], capsys)
+
+
+def test_fit__without_a_config(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = "sslam fit: Missing: data, model. Start from a file, such as --config experiments/pretrain.yaml."
+    assert complaint(["fit"], capsys) == expected
+
+
+def test_fit__a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        int("x")  # a ValueError, but not of our own checks
+        raise AssertionError
+
+    monkeypatch.setattr("json.loads", broken)
+    monkeypatch.setattr("sslam.methods.SSLAM.training_step", lambda *_: __import__("json").loads("1"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["fit", *SMOKE, "--trainer.callbacks", "[]"])
