@@ -3,6 +3,7 @@
 This is the only module of the library that knows of data modules and callbacks: YAML files name them.
 """
 
+import logging
 import sys
 import traceback
 import warnings
@@ -185,6 +186,10 @@ def main(args: Sequence[str]) -> int:
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use
     ):
         warnings.filterwarnings("ignore", message=meant_to_be_so)
+    # Lightning's advertisement for another logger.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
     try:
         SSLAMCommandLine(
             pl.LightningModule,

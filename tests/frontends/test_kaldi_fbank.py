@@ -1,6 +1,7 @@
 """The front end against the published numbers and against torchaudio, and what padding must not change."""
 
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,20 @@ def test_kaldi_fbank__stays_in_float32_under_autocast() -> None:
         features = frontend(waveform)
     assert features.dtype == torch.float32
     assert torch.equal(features, frontend(waveform))
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(10.0, 1024), (5.0, 512), (1.0, 128)])
+def test_kaldi_fbank__published_lengths_give_no_warning(seconds: float, frames: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        KaldiFbank(num_frames=frames)(torch.zeros(1, int(16000 * seconds)))
+
+
+def test_kaldi_fbank__clips_of_another_length_than_the_frames_are_pointed_out() -> None:
+    with pytest.warns(UserWarning, match="Clips of 5 s have 498 frames, and the front end makes 1024 of them by pad"):
+        KaldiFbank()(torch.zeros(1, 80000))
+    with pytest.warns(UserWarning, match="makes 512 of them by cutting off the end. Set the front end's num_frames"):
+        KaldiFbank(num_frames=512)(torch.zeros(1, 160000))
 
 
 def test_kaldi_fbank__bad_values_are_refused() -> None:

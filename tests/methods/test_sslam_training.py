@@ -312,6 +312,19 @@ def test_training__gradients_are_clipped_in_either_precision(precision: str) -> 
     assert norms == pytest.approx([0.5] * len(norms), rel=1e-3)
 
 
+def test_training__a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights() -> None:
+    module = make_method()
+
+    class Spoiler(pl.Callback):
+        def on_after_backward(self, trainer: Any, module: Any) -> None:
+            if trainer.global_step == 2:
+                next(module.student.parameters()).grad.fill_(float("nan"))
+
+    with pytest.raises(ValueError, match="The norm of the gradients is nan at step 2, so the run stops"):
+        fit(module, clips(8), callbacks=[Spoiler()])
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
 def test_training__fp16_is_refused() -> None:
     module = make_method()
     module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)

@@ -3,6 +3,8 @@
 Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, K frequency bins.
 """
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -91,6 +93,18 @@ class KaldiFbank(Frontend):
         frames = torch.div(num_samples - self.window_length, self.hop_length, rounding_mode="floor") + 1
         return frames.clamp(min=0)
 
+    def _warn_of_other_length(self, num_samples: int) -> None:
+        frames = 1 + (num_samples - self.window_length) // self.hop_length
+        # A clip of 1 s fills 98 of the published 128 frames, one of 10 s 998 of 1024.
+        if not 0.75 * self.num_frames <= frames <= 1.05 * self.num_frames:
+            seconds = num_samples / self.sample_rate
+            warnings.warn(
+                f"Clips of {seconds:g} s have {frames} frames, and the front end makes {self.num_frames} of them by "
+                f"{'padding' if frames < self.num_frames else 'cutting off the end'}. Set the front end's num_frames "
+                "to 1024 for 10 s, 512 for 5 s, 128 for 1 s, or change clip_seconds.",
+                stacklevel=2,
+            )
+
     def log_mel(self, waveform_BT: Tensor) -> Tensor:
         """Kaldi's fbank of waveforms (B, T), T at least one window, before padding and normalising: (B, L', F)."""
         windows_BLW = waveform_BT.unfold(1, self.window_length, self.hop_length)
@@ -111,6 +125,7 @@ class KaldiFbank(Frontend):
         with torch.autocast(waveform_BT.device.type, enabled=False):
             waveform_BT = waveform_BT.float()
             num_clips, num_samples = waveform_BT.shape
+            self._warn_of_other_length(num_samples)
             if num_samples_B is None:
                 num_samples_B = torch.full((num_clips,), num_samples, device=waveform_BT.device)
             inside_BT = torch.arange(num_samples, device=waveform_BT.device) < num_samples_B[:, None]

@@ -430,12 +430,16 @@ class SSLAM(pl.LightningModule):
         # Lightning's own refuses a fused optimizer under mixed precision, for the sake of fp16's loss scaler.
         if self.trainer.precision == "16-mixed":
             raise ValueError("trainer.precision 16-mixed is not supported. Use bf16-mixed or 32-true.")
-        if gradient_clip_val:
-            if gradient_clip_algorithm == "value":
-                torch.nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
-            else:
-                gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
-                self.log("train/gradient_norm", gradient_norm)
+        if gradient_clip_algorithm == "value":
+            raise ValueError("trainer.gradient_clip_algorithm value is not supported. Leave it out, or use norm.")
+        gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
+        if not gradient_norm.isfinite():
+            # Before the step, so that neither the weights nor the next checkpoint are lost.
+            raise ValueError(
+                f"The norm of the gradients is {gradient_norm.item()} at step {self.global_step}, so the run stops. Go "
+                "on from the last checkpoint with a lower learning rate or a longer warm-up."
+            )
+        self.log("train/gradient_norm", gradient_norm)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # The learning rate is set before every batch; stages restart it.
