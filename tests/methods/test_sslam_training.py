@@ -42,7 +42,8 @@ def make_method(stages: list[Stage] | None = None, **changes: Any) -> SSLAM:
 def clips(number: int, batch_size: int = 2, seed: int = 0) -> DataLoader:
     generator = torch.Generator().manual_seed(seed)
     waveforms = torch.randn(number, SAMPLES, generator=generator) * 0.1
-    return DataLoader([{"waveform": waveform, "num_samples": SAMPLES} for waveform in waveforms], batch_size=batch_size)
+    samples = [{"waveform": waveforms[i], "num_samples": SAMPLES, "index": i} for i in range(number)]
+    return DataLoader(samples, batch_size=batch_size)
 
 
 def fit(module: SSLAM, loader: DataLoader, **changes: Any) -> pl.Trainer:
@@ -180,6 +181,19 @@ def test_stages__bad_values_are_refused() -> None:
         make_method([make_stage(cls_target_layers=5)])
     with pytest.raises(ValueError, match="stages is empty"):
         SSLAM(AudioViT(32, 1, 2), ConvDecoder(32), KaldiFbank(), InverseBlockMasking(), PartialMixing(), [])
+
+
+@pytest.mark.parametrize("name", ["cls_loss_weight", "mask_noise_std", "weight_decay", "ema_anneal_steps"])
+def test_method__negative_values_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 0, got -1"):
+        make_method(**{name: -1})
+
+
+def test_method__decays_out_of_range_are_refused() -> None:
+    with pytest.raises(ValueError, match="ema_decay must be between 0 and 1, got 2"):
+        make_method(ema_decay=2)
+    with pytest.raises(ValueError, match="learning_rate must be at least 0, got -1"):
+        make_stage(learning_rate=-1)
 
 
 def test_method__parts_that_do_not_fit_are_refused() -> None:
@@ -325,12 +339,10 @@ def test_training__a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_
     assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 
-def test_training__fp16_is_refused() -> None:
-    module = make_method()
-    module.trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    module.trainer.strategy.precision_plugin.precision = "16-mixed"
-    with pytest.raises(ValueError, match="16-mixed is not supported. Use bf16-mixed or 32-true"):
-        module.configure_gradient_clipping(module.configure_optimizers(), 1.0)
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_training__other_precisions_are_refused(precision: str) -> None:
+    with pytest.raises(ValueError, match=f"trainer.precision must be 32-true or bf16-mixed, got {precision}"):
+        fit(make_method(), clips(2), precision=precision)
 
 
 def test_training__draws_differ_from_step_to_step_and_rank_to_rank_but_not_from_run_to_run() -> None:

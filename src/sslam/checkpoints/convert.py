@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 
 from sslam.checkpoints import published
 from sslam.checkpoints.contents import METADATA_KEY
-from sslam.checkpoints.loading import Checkpoint, read_checkpoint
+from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
 from sslam.checkpoints.restricted_pickle import CheckpointError, printable
 
 FORMAT_VERSION = 1
@@ -74,6 +75,8 @@ def main(args: list[str]) -> int:
         if not options.output.parent.is_dir():
             raise CheckpointError(f"There is no folder {options.output.parent}. Make it, or choose another output.")
         checkpoint = read_checkpoint(options.input, options.allow_unknown, options.num_heads, options.num_mel_bins)
+        if not checkpoint.source_sha256:
+            checkpoint = replace(checkpoint, source_sha256=file_sha256(options.input))
         if options.to == "published":
             write_published(checkpoint, options.output)
         else:

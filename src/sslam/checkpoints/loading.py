@@ -32,7 +32,7 @@ class Checkpoint:
         hyper_parameters: ``encoder`` and, where there is one, ``decoder``: keyword arguments of
             :class:`~sslam.networks.AudioViT` and :class:`~sslam.networks.ConvDecoder`; ``num_classes`` of a classifier.
             ``num_heads`` is None where neither the file nor the width tells it.
-        source_sha256: Of the file that the weights were first read from.
+        source_sha256: Of the file that ``sslam convert`` made this one from; empty for any other file.
         skipped: What the file holds besides, in words.
         unknown: Names of tensors that belong to no part; empty unless they were allowed.
     """
@@ -117,7 +117,7 @@ def read_checkpoint(
             hyper_parameters=_hyper_parameters(
                 sizes, _num_heads(sizes.width, num_heads or stated.get("num_heads")), num_rows
             ),
-            source_sha256=contents.source_sha256 or _sha256(path),
+            source_sha256=contents.source_sha256,
             skipped=[
                 *(f"no {part.rstrip('.')} in the file" for part in parts if part not in present),
                 *(f"{name} (the encoder computes it)" for name in positions),
@@ -227,6 +227,6 @@ def _check_names(
         raise CheckpointError(f"The file's tensors are not those of our networks. {remedy}.\n" + "\n".join(lists))
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -5,6 +5,7 @@ mixtures), T samples, L frames, F mel bins, P patches, V kept patches, D width.
 """
 
 import operator
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from sslam.checkpoints.loading import load_pretraining_state
@@ -81,6 +84,8 @@ class Stage:
             raise ValueError(
                 f"A stage needs at least 1 step and 1 clone, got steps={self.steps} and num_clones={self.num_clones}."
             )
+        if self.learning_rate < 0:
+            raise ValueError(f"learning_rate must be at least 0, got {self.learning_rate}.")
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(
                 f"warmup_steps must be between 0 and the stage's steps, got warmup_steps={self.warmup_steps} "
@@ -145,8 +150,7 @@ class SSLAM(pl.LightningModule):
             mistake decays everything; the reproduction YAMLs set this to false.
         betas: Of Adam.
         initial_checkpoint: Weights to start from: student, decoder and teacher of an earlier run, of a file that
-            ``sslam convert`` wrote, or of a published EAT or SSLAM file. Ignored when a run is resumed with
-            ``--ckpt_path``.
+            ``sslam convert`` wrote, or of a published EAT or SSLAM file. Where ``--ckpt_path`` is given too, that wins.
         compile_blocks: Compile the encoder blocks with ``torch.compile``.
 
     Raises:
@@ -175,6 +179,17 @@ class SSLAM(pl.LightningModule):
         super().__init__()
         if not stages:
             raise ValueError("stages is empty; pre-training needs at least one stage.")
+        for name, value in {
+            "cls_loss_weight": cls_loss_weight,
+            "mask_noise_std": mask_noise_std,
+            "weight_decay": weight_decay,
+            "ema_anneal_steps": ema_anneal_steps,
+        }.items():
+            if value < 0:
+                raise ValueError(f"{name} must be at least 0, got {value}.")
+        for name, value in {"ema_decay": ema_decay, "ema_end_decay": ema_end_decay}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {value}.")
         for stage in stages:
             if stage.cls_target_layers is not None and not 1 <= stage.cls_target_layers <= encoder.depth:
                 raise ValueError(
@@ -204,6 +219,8 @@ class SSLAM(pl.LightningModule):
         self.weight_decay_exempt_1d = weight_decay_exempt_1d
         self.betas = betas
         self.initial_checkpoint = initial_checkpoint
+        self.restored_step = 0
+        self.evaluation_sums: defaultdict[str, Tensor | float] = defaultdict(float)
         if compile_blocks:
             self.student.compile_blocks()
             self.teacher.encoder.compile_blocks()
@@ -314,24 +331,52 @@ class SSLAM(pl.LightningModule):
         }
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step("val", batch, batch_idx)
+        self.evaluation_step(batch, batch_idx)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step("test", batch, batch_idx)
+        self.evaluation_step(batch, batch_idx)
 
-    def evaluation_step(self, split: str, batch: dict[str, Any], batch_idx: int) -> None:
-        """The losses of the current stage with masks and mixtures that are the same at every evaluation."""
-        stage, _ = self.stage_at(self.global_step)
+    def on_validation_epoch_start(self) -> None:
+        self.evaluation_sums.clear()
+
+    def on_test_epoch_start(self) -> None:
+        self.evaluation_sums.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_evaluation("test")
+
+    def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The losses of the weights' stage with masks and mixtures that are the same at every evaluation."""
+        stage, _ = self.stage_at(self.step_of_weights)
         features_BLF = self.frontend(batch["waveform"], batch.get("num_samples"))
         if len(features_BLF) < 2 and stage.objectives.uses_mixtures:
             return  # the last clip of an odd set has no partner
         losses = self.losses(features_BLF, stage, RandomSource.seeded(self.device, batch_idx))
-        terms = {"loss": losses.total} | {
-            f"{name}_loss": loss for name, loss in self.active_terms(losses, stage).items()
-        }
-        self.log_dict(
-            {f"{split}/{name}": value for name, value in terms.items()}, batch_size=len(features_BLF), sync_dist=True
-        )
+        self.evaluation_sums["clips"] += len(features_BLF)
+        self.evaluation_sums["loss"] += len(features_BLF) * losses.total
+        for name, loss in self.active_terms(losses, stage).items():
+            self.evaluation_sums[f"{name}_loss"] += len(features_BLF) * loss
+
+    def log_evaluation(self, split: str) -> None:
+        """Log means over all clips of all ranks; every rank takes part, also one that has had no clip."""
+        stage, _ = self.stage_at(self.step_of_weights)
+        names = ["clips", "loss", "patch_loss", "cls_loss", "source_retention_loss"]
+        sums = torch.stack([torch.as_tensor(self.evaluation_sums[name], device=self.device).float() for name in names])
+        clips, *totals = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        if clips == 0:
+            rank_zero_warn(
+                f"No clip could be evaluated, so there is no {split}/loss. A mixture needs two clips: give more data "
+                "or a larger batch_size."
+            )
+            return
+        means = {name: total / clips for name, total in zip(names[1:], totals, strict=True)}
+        if not stage.objectives.source_retention:
+            del means["source_retention_loss"]
+        # Equal on all ranks already; sync_dist says so to Lightning.
+        self.log_dict({f"{split}/{name}": mean for name, mean in means.items()}, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips: ``cls`` (B, D) and ``mean`` over the patches (B, D), with the clips' ``index``."""
@@ -365,13 +410,27 @@ class SSLAM(pl.LightningModule):
             step -= stage.steps
         return self.stages[-1], step
 
+    @property
+    def step_of_weights(self) -> int:
+        """Optimizer steps that the weights have seen: of this fit, or of the checkpoint that is evaluated."""
+        return self.global_step if self.trainer.state.fn == TrainerFn.FITTING else self.restored_step
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Lightning restores its own counter in a fit only.
+        self.restored_step = checkpoint["global_step"]
+
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of optimizer step ``step`` (from 0) of the run."""
         stage, step = self.stage_at(step)
         return warmup_cosine(step, stage.learning_rate, stage.warmup_steps, stage.steps)
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self.initial_checkpoint is not None and self.trainer.ckpt_path is None:
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(
+                f"trainer.precision must be 32-true or bf16-mixed, got {self.trainer.precision}: the front end, the "
+                "losses and the teacher need float32."
+            )
+        if stage != "fit" and self.initial_checkpoint is not None:
             self.load_initial_weights(Path(self.initial_checkpoint))
 
     def load_initial_weights(self, path: Path) -> None:
@@ -394,6 +453,8 @@ class SSLAM(pl.LightningModule):
         self.load_state_dict(state)
 
     def on_fit_start(self) -> None:
+        if self.initial_checkpoint is not None and self.trainer.ckpt_path is None:
+            self.load_initial_weights(Path(self.initial_checkpoint))
         if self.trainer.max_steps > self.total_steps:
             raise ValueError(
                 f"trainer.max_steps is {self.trainer.max_steps}, but the stages end after {self.total_steps} steps. "
@@ -411,7 +472,8 @@ class SSLAM(pl.LightningModule):
         learning_rate = self.learning_rate_at(self.global_step)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
-        self.log("train/learning_rate", learning_rate)
+        # A tensor made on the device: a number would be copied there, which waits for it.
+        self.log("train/learning_rate", torch.full((), learning_rate, device=self.device))
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # Called once per optimizer step, also under gradient accumulation, so the teacher moves as often.
@@ -419,7 +481,7 @@ class SSLAM(pl.LightningModule):
         _, step = self.stage_at(self.global_step)
         decay = ema_decay_at(step + 1, self.ema_decay, self.ema_end_decay, self.ema_anneal_steps)
         self.teacher.update(self.student, decay)
-        self.log("train/ema_decay", decay)
+        self.log("train/ema_decay", torch.full((), decay, device=self.device))
 
     def configure_gradient_clipping(
         self,
@@ -428,13 +490,12 @@ class SSLAM(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         # Lightning's own refuses a fused optimizer under mixed precision, for the sake of fp16's loss scaler.
-        if self.trainer.precision == "16-mixed":
-            raise ValueError("trainer.precision 16-mixed is not supported. Use bf16-mixed or 32-true.")
         if gradient_clip_algorithm == "value":
             raise ValueError("trainer.gradient_clip_algorithm value is not supported. Leave it out, or use norm.")
         gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
         if not gradient_norm.isfinite():
-            # Before the step, so that neither the weights nor the next checkpoint are lost.
+            # Before the step, so that neither the weights nor the next checkpoint are lost. The device is waited for
+            # here, once per step, as in the published code.
             raise ValueError(
                 f"The norm of the gradients is {gradient_norm.item()} at step {self.global_step}, so the run stops. Go "
                 "on from the last checkpoint with a lower learning rate or a longer warm-up."

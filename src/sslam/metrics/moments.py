@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Moments:
-    """Number, sum (D,) and sum of squares (D,) of vectors, in float64 so that large sets stay exact."""
+    """Number, sum (D,) and sum of squares (D,) of vectors, in float64 (where the device has it) to add up many."""
 
     number: Tensor
     total_D: Tensor
@@ -24,10 +24,11 @@ class Moments:
         with torch.autocast(vectors.device.type, enabled=False):
             vectors_ND = vectors.detach().flatten(end_dim=-2).float()
             weights_N = weights.flatten().float()
+            wide = torch.float32 if vectors.device.type == "mps" else torch.float64
             return cls(
-                weights_N.sum(dtype=torch.float64),
-                (weights_N @ vectors_ND).double(),
-                (weights_N @ vectors_ND.square()).double(),
+                weights_N.sum().to(wide),
+                (weights_N @ vectors_ND).to(wide),
+                (weights_N @ vectors_ND.square()).to(wide),
             )
 
     def __add__(self, other: "Moments") -> "Moments":

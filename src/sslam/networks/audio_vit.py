@@ -77,7 +77,7 @@ class PostNormBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.attn = Attention(width, num_heads=num_heads, qkv_bias=True)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(width, hidden_features=int(width * mlp_ratio))
+        self.mlp = Mlp(width, hidden_features=round(width * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, tokens_BPD: Tensor) -> tuple[Tensor, Tensor]:

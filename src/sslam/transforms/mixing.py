@@ -15,12 +15,10 @@ class PartialMixture(NamedTuple):
     Attributes:
         features: Mixed features, shape (B, L, F).
         mixed_columns: Columns of patches in which two clips sound, shape (number mixed,), ascending int64, on the CPU.
-        unmixed_columns: The other columns, likewise.
     """
 
     features: Tensor
     mixed_columns: Tensor
-    unmixed_columns: Tensor
 
 
 def partner_of(batch: Tensor) -> Tensor:
@@ -89,4 +87,4 @@ class PartialMixing:
         for start in (first, second):
             window = slice(start * patch_size, (start + length) * patch_size)
             mixture_BLF[:, window] = features_BLF[:, window]
-        return PartialMixture(mixture_BLF, columns[~alone], columns[alone])
+        return PartialMixture(mixture_BLF, columns[~alone])
