@@ -81,6 +81,9 @@ class LossCurves(pl.Callback):
         self.stride = state_dict["stride"]
 
 
+SCHEDULES = ("train/learning_rate", "train/ema_decay")  # exact values, which a running mean would only delay
+
+
 def draw_curves(steps: list[int], values: dict[str, list[float]], stage_ends: dict[int, str]) -> Figure:
     """One panel for each group of values, over optimizer steps, with the raw values pale and a running mean on top.
 
@@ -103,7 +106,7 @@ def draw_curves(steps: list[int], values: dict[str, list[float]], stage_ends: di
             series = np.asarray(values[key])
             if key == "train/ema_decay":
                 series = 1 - series  # .9998 and .99999 cannot be told apart otherwise
-            _draw_series(axis, np.asarray(steps), series, label, f"C{number}")
+            _draw_series(axis, np.asarray(steps), series, label, f"C{number}", is_noisy=key not in SCHEDULES)
         if "EMA decay" in title:
             axis.set_yscale("log")
         axis.set_title(title, loc="left", fontsize=10)
@@ -123,10 +126,10 @@ def draw_curves(steps: list[int], values: dict[str, list[float]], stage_ends: di
     return figure
 
 
-def _draw_series(axis: Axes, steps: np.ndarray, series: np.ndarray, label: str, color: str) -> None:
+def _draw_series(axis: Axes, steps: np.ndarray, series: np.ndarray, label: str, color: str, is_noisy: bool) -> None:
     present = ~np.isnan(series)
     steps, series = steps[present], series[present]
-    window = max(1, len(series) // 50)
+    window = max(1, len(series) // 50) if is_noisy else 1
     # The mean over the last `window` points; over fewer at the start.
     total = np.cumsum(np.concatenate([np.zeros(1), series]))
     end = np.arange(1, len(series) + 1)

@@ -177,16 +177,17 @@ class AudioDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.clip_seconds = clip_seconds
         self.seed = seed
-        # Under DDP a process may have no clip of a tiny validation set.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.train_set: Dataset[Sample] | None = None
         self.val_set: Dataset[Sample] | None = None
         self.test_set: Dataset[Sample] | None = None
         self.predict_set: Dataset[Sample] | None = None
         self.bad_files = BadFileLog()
 
-    def make_sets(self) -> None:
-        """Make the sets that this data has; the others stay None. Called again for every stage.
+    def make_sets(self, stage: str) -> None:
+        """Make the sets that this data has and the stage needs, more where that costs nothing; the others stay None.
+
+        Args:
+            stage: "fit" (training and validation), "validate", "test" or "predict"; called again for every stage.
 
         Raises:
             ValueError: If the data is not there or unusable, with the remedy.
@@ -194,7 +195,7 @@ class AudioDataModule(pl.LightningDataModule):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        self.make_sets()
+        self.make_sets(stage)
         if stage == "validate":  # in a fit it may be missing
             self._required(self.val_set, "validation")
         for dataset in self._used_sets(stage):
@@ -255,7 +256,8 @@ class AudioDataModule(pl.LightningDataModule):
             "batch_size": self.batch_size,
             "num_workers": num_workers,
             "collate_fn": collate_clips,
-            "pin_memory": torch.cuda.is_available(),
+            # Pinning opens a CUDA context: only where the run itself is on such a device.
+            "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
             "persistent_workers": num_workers > 0,
         }
 

@@ -88,7 +88,7 @@ class ESC50DataModule(AudioDataModule):
         self.class_names: list[str] = []
         """In the order of the official targets; filled by `setup`."""
 
-    def make_sets(self) -> None:
+    def make_sets(self, stage: str) -> None:
         recordings = read_metadata(self.root, self.esc10)
         folds = sorted({recording.fold for recording in recordings})
         if self.fold not in folds:

@@ -1,6 +1,8 @@
 """Any tree of audio files, without labels."""
 
 import os
+import warnings
+from collections import deque
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,38 @@ from sslam.audio import AUDIO_EXTENSIONS
 
 
 def find_audio_files(root: Path) -> list[str]:
-    """Paths, relative to `root` and sorted, of all audio files below it; hidden files and folders are passed over."""
-    found = []
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [
-            Path(folder, name).relative_to(root).as_posix()
-            for name in names
-            if name.lower().endswith(AUDIO_EXTENSIONS) and not name.startswith(".")
-        ]
+    """Paths, relative to `root` and sorted, of all audio files below it; hidden files and folders are passed over.
+
+    Links are followed, and each folder is listed once, whatever links lead to it. A folder that cannot be listed is
+    left out with a warning.
+    """
+    # Strings, not a Path per file: there may be millions of them.
+    prefix = len(os.path.join(root, ""))  # noqa: PTH118
+    found: list[str] = []
+    listed: set[tuple[int, int]] = set()
+    pending = deque([str(root)])
+    while pending:
+        folder = pending.pop()
+        try:
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in listed:
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        # Links come last, so that a folder has its own path wherever that lies below the root too.
+                        (pending.appendleft if entry.is_symlink() else pending.append)(entry.path)
+                    elif entry.name.lower().endswith(AUDIO_EXTENSIONS):
+                        found.append(entry.path[prefix:])
+        except OSError as error:
+            warnings.warn(
+                f"Cannot list the folder '{folder}' ({error.strerror}), so its files are left out. "
+                "Give yourself the right to read it if they are wanted.",
+                stacklevel=2,
+            )
     return sorted(found)
 
 
@@ -39,11 +64,13 @@ def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"val_fraction must be at least 0 and below 1, got {fraction}.")
+    if fraction == 0:
+        return names, []
     parts: tuple[list[str], list[str]] = ([], [])
     for name in names:
         share = int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big") / 2**64
         parts[share < fraction].append(name)
-    if fraction > 0 and not all(parts):
+    if not all(parts):
         side = "training" if parts[1] else "validation"
         raise ValueError(
             f"val_fraction={fraction} of {len(names)} files leaves none for {side}. "
@@ -72,7 +99,7 @@ class FolderDataModule(AudioDataModule):
         self.root = root
         self.val_fraction = val_fraction
 
-    def make_sets(self) -> None:
+    def make_sets(self, stage: str) -> None:
         root = require_folder(self.root)
         names = find_audio_files(root)
         if not names:
@@ -80,13 +107,19 @@ class FolderDataModule(AudioDataModule):
                 f"No audio file below '{root}': looked for {', '.join(AUDIO_EXTENSIONS)}. "
                 "Pass --data.root with a folder that holds some."
             )
-        self._use(root, names)
+        self._use(stage, root, names)
 
-    def _use(self, root: Path, names: list[str]) -> None:
+    def _use(self, stage: str, root: Path, names: list[str]) -> None:
+        # Only what the stage needs: with millions of files every set takes seconds and hundreds of megabytes.
+        if stage == "predict":
+            self.predict_set = self._dataset(root, names, training=False)
+            return
         train_names, val_names = hold_out(names, self.val_fraction)
-        self.train_set = self._dataset(root, train_names, training=True)
+        if stage == "fit":
+            self.train_set = self._dataset(root, train_names, training=True)
         self.val_set = self.test_set = self._dataset(root, val_names, training=False) if val_names else None
-        self.predict_set = self._dataset(root, names, training=False)
 
     def _dataset(self, root: Path, names: list[str], training: bool) -> AudioFileDataset:
-        return AudioFileDataset([str(root / name) for name in names], self.clip_seconds, training, seed=self.seed)
+        base = str(root)
+        paths = [os.path.join(base, name) for name in names]  # noqa: PTH118, a Path per file is ten times slower
+        return AudioFileDataset(paths, self.clip_seconds, training, seed=self.seed)

@@ -77,5 +77,5 @@ class ManifestDataModule(FolderDataModule):
         super().__init__("", val_fraction, **kwargs)
         self.manifest = manifest
 
-    def make_sets(self) -> None:
-        self._use(*read_manifest(self.manifest))
+    def make_sets(self, stage: str) -> None:
+        self._use(stage, *read_manifest(self.manifest))

@@ -5,6 +5,7 @@ its workers read ahead before Lightning has announced the epoch. The position he
 the same checkpoint (rank 0 writes it) is right on every rank and for any number of workers, processes, or batch size.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,17 +58,22 @@ class TrainingSampler(DistributedSampler[Any]):
 
 
 class EvaluationSampler(DistributedSampler[Any]):
-    """Every clip exactly once over all processes, in order: shares may differ by one clip, none is repeated."""
+    """Every clip exactly once over all processes, in order: shares may differ by one clip, none is repeated.
+
+    The length is that of the largest share, on every process: where it is 0, Lightning leaves out the whole evaluation,
+    and the other processes would wait for this one at its end for ever.
+    """
 
     def __init__(self, num_clips: int, num_replicas: int = 1, rank: int = 0) -> None:
         super().__init__(range(num_clips), num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
         self.indices = range(rank, num_clips, num_replicas)
+        self.largest_share = math.ceil(num_clips / num_replicas)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.indices)
 
     def __len__(self) -> int:
-        return len(self.indices)
+        return self.largest_share
 
 
 class ClipLoader(DataLoader[Any]):

@@ -262,7 +262,7 @@ class SoundscapesDataModule(AudioDataModule):
         self.return_events = return_events
         self.renderer = SceneRenderer(self.clip_seconds, events_per_scene, polyphony, event_seconds, snr_db)
 
-    def make_sets(self) -> None:
+    def make_sets(self, stage: str) -> None:
         self.train_set = self._dataset(self.num_train_scenes, 0, self.fresh_each_epoch)
         self.val_set = self._dataset(self.num_val_scenes, 1) if self.num_val_scenes else None
         self.test_set = self.predict_set = self._dataset(self.num_test_scenes, 2)

@@ -57,29 +57,11 @@ class AudioFileError(ValueError):
         return type(self), (self.path, self.reason)
 
 
-class AudioInfo(NamedTuple):
-    """What a file's header says."""
-
-    num_seconds: float
-    sample_rate: int
-    num_channels: int
-
-
 class DecodedAudio(NamedTuple):
     """A waveform (T,), mono float32, and the problem that was repaired, if there was one."""
 
     waveform: Waveform
     problem: FileProblem | None
-
-
-def audio_info(path: str | Path) -> AudioInfo:
-    """Read duration, sample rate in Hz and number of channels from a file's header; nothing is decoded.
-
-    Raises:
-        AudioFileError: If the file is missing, empty, unreadable or has an impossible sample rate.
-    """
-    with _open(str(path)) as file:
-        return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
 
 
 def read_audio(

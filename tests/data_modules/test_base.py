@@ -4,6 +4,7 @@ import csv
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from data_modules import FolderDataModule
 from data_modules.bad_files import BadFileLog
-from data_modules.base import AudioFileDataset
+from data_modules.base import AudioDataModule, AudioFileDataset
 from sslam.audio import FileProblem
 
 RATE = 16_000
@@ -253,6 +254,25 @@ def test_bad_file_log__thousands_of_files_give_few_warnings_and_a_resumed_run_re
     assert len(read_bad_files(tmp_path)) == 2000
 
 
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_loaders__pin_memory_only_where_the_run_is_on_cuda(
+    tmp_path: Path,
+    write_clips: Callable[..., list[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    pinned: bool,
+) -> None:
+    write_clips(tmp_path, 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    data = FolderDataModule(str(tmp_path), batch_size=2, num_workers=0)
+    data.setup("fit")
+    assert not data.train_dataloader().pin_memory
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    trainer = SimpleNamespace(world_size=1, global_rank=0, num_devices=1, strategy=strategy)
+    monkeypatch.setattr(data, "trainer", trainer)
+    assert data.train_dataloader().pin_memory is pinned
+
+
 class _Rank1Note(pl.Callback):
     """Writes what each rank was given."""
 
@@ -295,3 +315,38 @@ def test_fit__two_processes_share_the_clips_and_resume_exactly(
     assert len(first_epoch) == 20
     assert len(set(first_epoch)) >= 19  # the bad file was replaced by one that may occur a second time
     assert list((tmp_path / "straight").glob("bad_files-rank?.csv"))
+
+
+class _SumsAtTheEnd(Recorder):
+    """Counts the validation clips of all ranks, with one collective call per validation."""
+
+    def on_validation_epoch_end(self) -> None:
+        total = self.trainer.strategy.reduce(torch.tensor(len(self.validated)), reduce_op="sum")
+        (Path(self.trainer.default_root_dir) / f"total{self.global_rank}").write_text(str(int(total)))
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("num_clips", "bad"), [(1, None), (4, (1, 3))], ids=["no clips", "only bad files"])
+def test_validate__a_rank_without_a_clip_takes_part_in_the_end_of_the_epoch(
+    tmp_path: Path, write_clips: Callable[..., list[Path]], num_clips: int, bad: tuple[int, ...] | None
+) -> None:
+    paths = write_clips(tmp_path / "audio", num_clips)
+    for number in bad or ():  # rank 1 has every second clip
+        paths[number].write_bytes(b"")
+    data = _Held(paths, batch_size=1, num_workers=0, clip_seconds=0.25)
+    trainer = make_trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0, devices=2, strategy="ddp_fork")
+    trainer.fit(_SumsAtTheEnd(), data)
+    expected = str(num_clips - len(bad or ()))
+    assert [(tmp_path / f"total{rank}").read_text() for rank in range(2)] == [expected, expected]
+
+
+class _Held(AudioDataModule):
+    """Validates on given files and trains on the first of them, over and over."""
+
+    def __init__(self, paths: list[Path], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.paths = [str(path) for path in paths]
+
+    def make_sets(self, stage: str) -> None:
+        self.train_set = AudioFileDataset(self.paths[:1] * 4, self.clip_seconds, training=True)
+        self.val_set = AudioFileDataset(self.paths, self.clip_seconds, training=False)

@@ -1,7 +1,9 @@
 """Finding files: folder trees and manifests, right and wrong."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -16,6 +18,58 @@ def test_find_audio_files__whole_tree_sorted_without_hidden_and_other_files(tmp_
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert find_audio_files(tmp_path) == ["a.wav", "b/c/y.mp3", "b/x.FLAC", "z.Ogg"]
+
+
+def test_find_audio_files__links_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in ("root/a.wav", "root/sub/b.wav", "root/sub/deep/c.wav", "outside/d.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (root / "sub" / "up").symlink_to(root, target_is_directory=True)  # a loop
+    (root / "sub" / "deep" / "self").symlink_to(".", target_is_directory=True)
+    (root / "again").symlink_to(root / "sub", target_is_directory=True)  # sorts before "sub", which is preferred
+    (root / "linked").symlink_to(tmp_path / "outside", target_is_directory=True)
+    (root / "link.wav").symlink_to(root / "a.wav")
+    (root / "broken").symlink_to(root / "nowhere")
+    assert find_audio_files(root) == ["a.wav", "link.wav", "linked/d.wav", "sub/b.wav", "sub/deep/c.wav"]
+
+
+def test_find_audio_files__a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.wav").touch()
+    scandir = os.scandir
+
+    def refuse(folder: str) -> Any:  # permissions would not keep root out
+        if folder.endswith("locked"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(UserWarning, match=r"Cannot list the folder '.*locked' \(Permission denied\)"):
+        assert find_audio_files(tmp_path) == ["a.wav"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "made"),
+    [
+        ("fit", {"train_set", "val_set", "test_set"}),
+        ("validate", {"val_set", "test_set"}),
+        ("test", {"val_set", "test_set"}),
+        ("predict", {"predict_set"}),
+    ],
+)
+def test_folder__makes_the_sets_of_its_stage_only(
+    tmp_path: Path, write_clips: Callable[..., list[Path]], stage: str, made: set[str]
+) -> None:
+    clips = write_clips(tmp_path, 8)
+    data = FolderDataModule(str(tmp_path), 0.5, num_workers=0)
+    data.setup(stage)
+    sets = {name: getattr(data, name) for name in ("train_set", "val_set", "test_set", "predict_set")}
+    assert {name for name, value in sets.items() if value is not None} == made
+    if stage == "predict":
+        assert [sets["predict_set"].path(index) for index in range(8)] == [str(path) for path in clips]
 
 
 def test_hold_out__is_a_stable_share() -> None:
