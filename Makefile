@@ -14,7 +14,8 @@ WORKERS ?= auto
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-zA-Z0-9_-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(INSTALLED) ## make .venv with everything in it (again only when pyproject.toml has changed)
+setup: $(INSTALLED) ## make .venv with everything in it (again only when pyproject.toml has changed) and check it
+	@$(PYTHON) -m sslam.environment
 
 $(INSTALLED): pyproject.toml
 	@if command -v uv >/dev/null 2>&1; then \
@@ -27,7 +28,6 @@ $(INSTALLED): pyproject.toml
 		[ -x $(PYTHON) ] || $(PYTHON_FOR_VENV) -m venv $(VENV); \
 		$(PYTHON) -m pip install --disable-pip-version-check --editable '.[dev]'; \
 	fi
-	$(PYTHON) -m sslam.environment
 	@touch $@
 
 quickstart: setup ## set up and run the main job small: SSLAM pre-training on the built-in scenes, a few minutes on two cores

@@ -56,6 +56,7 @@ class TrainingProgress(TQDMProgressBar):
             total=convert_inf(self._total),
             disable=self.is_disabled,
             dynamic_ncols=True,
+            mininterval=1,  # seconds; each redrawing reads the loss, which waits for the device
             file=sys.stdout,
             bar_format=self.BAR_FORMAT,
         )

@@ -1,5 +1,6 @@
 """The command line as a user meets it: commands, run folders, loggers."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,43 @@ def test_main__a_misspelt_command_is_corrected(capsys: pytest.CaptureFixture[str
 def test_main__runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "sslam", "--version"], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("sslam ")
+
+
+@pytest.mark.parametrize("error", [ImportError, OSError, RuntimeError])
+@pytest.mark.parametrize("args", [["fit"], ["convert", "a", "b"]], ids=["fit", "convert"])
+def test_main__a_broken_environment_is_explained(
+    args: list[str],
+    error: type[Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = importlib.import_module
+
+    def broken(name: str) -> object:
+        if name.startswith("sslam.") or name == "torchaudio":
+            raise error("libtorchaudio.so: undefined symbol: _ZN2at4_ops")
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Environment is broken: torchaudio cannot be imported")
+    assert "remove .venv and run 'make setup'" in message
+
+
+def test_main__a_wrong_import_of_our_own_is_no_broken_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def broken(name: str) -> object:
+        if name == "sslam.cli":
+            raise ImportError("cannot import name 'Encodr'")
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(ImportError, match="Encodr"):
+        main(["fit"])
 
 
 def test_fit__help_is_headed_by_a_short_usage(capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,6 +224,24 @@ def test_validate_test_predict__write_into_a_run_folder() -> None:
     (folder,) = run_folders("predict")
     predictions = torch.load(folder / "predictions-0.pt", weights_only=True)
     assert [tuple(batch["cls"].shape) for batch in predictions] == [(2, 32), (2, 32)]
+
+
+def test_predict__random_weights_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
+    warning = "sslam: The model has random weights: neither --ckpt_path nor --model.initial_checkpoint was given.\n"
+    assert main(["fit", *BARE]) == 0
+    assert warning not in capsys.readouterr().err  # a run that begins
+    checkpoint = str(run_folders()[0] / "checkpoints/last.ckpt")
+    predict = ["predict", *BARE, "--trainer.limit_predict_batches", "2"]
+    for given in (["--ckpt_path", checkpoint], ["--model.initial_checkpoint", checkpoint]):
+        assert main([*predict, *given]) == 0
+        assert warning not in capsys.readouterr().err
+    assert main(predict) == 0
+    assert capsys.readouterr().err.count(warning) == 1
+
+
+def test_fit__a_logger_without_a_folder_gets_none() -> None:
+    assert main(["fit", *BARE, "--trainer.logger", "lightning.pytorch.loggers.logger.DummyLogger"]) == 0
+    assert "train/loss" in (run_folders()[0] / "metrics.csv").read_text()
 
 
 def test_fit__weights_and_biases_works_offline(monkeypatch: pytest.MonkeyPatch) -> None:

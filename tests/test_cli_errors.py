@@ -90,9 +90,18 @@ def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--trainer.devices", "0"], "not a valid input"),
         (["--checkpoint.every_n_train_steps", "0"], "checkpoint.every_n_train_steps must be at least 1, got 0."),
         (["--run_id", "a/b"], "--run_id must be a folder name"),
+        (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1, got 0."),
+        (["--trainer.default_root_dir", "file/runs"], "cannot be written (Not a directory). Choose another place with"),
+        # null where the class does not take it; the parser lets these pass
+        (["--model.cls_loss_weight", "null"], "sslam fit: model.init_args.cls_loss_weight: expected float, got null."),
+        (["--model.betas", "null"], "model.init_args.betas: expected tuple[float, float], got null."),
+        (["--data.batch_size", "null"], "data.init_args.batch_size: expected int, got null."),
+        (["--data.clip_seconds", "null"], "data.init_args.clip_seconds: expected float, got null."),
+        (["--trainer.logger", "WandbLogger", "--trainer.logger.offline", "null"], "offline: expected bool, got null."),
     ],
 )  # fmt: skip
 def test_fit__a_mistake_is_explained(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
     assert message in complaint(["fit", *SMOKE, *args], capsys)
 
 
@@ -109,6 +118,12 @@ def test_fit__a_mistake_is_explained(args: list[str], message: str, capsys: pyte
         ("model: {init_args: {stages: [{stepps: 3}]}}", "model.init_args.stages.stepps. Did you mean steps?"),
         ("model: {init_args: {stages: [{steps: 3}]}}", "warmup_steps must be between 0 and the stage's steps"),
         ("data: {class_path: data_modules.ESC50DataModul}", "Did you mean data_modules.ESC50DataModule?"),
+        ("model: {init_args: {stages: [{steps: null}]}}", "model.init_args.stages.steps: expected int, got null."),
+        ("model: {init_args: {stages: [{objectives: {mixed: null}}]}}", "stages.objectives.mixed: expected float, got"),
+        (
+            "model: {init_args: {encoder: {init_args: {depth: null}}}}",
+            "encoder.init_args.depth: expected int, got null.",
+        ),
     ],
 )
 def test_fit__a_mistake_in_a_yaml_is_explained(content: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,6 +134,45 @@ def test_fit__a_mistake_in_a_yaml_is_explained(content: str, message: str, capsy
 def test_fit__without_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     expected = "sslam fit: Missing: data, model. Start from a file, such as --config experiments/pretrain.yaml."
     assert complaint(["fit"], capsys) == expected
+
+
+def test_fit__null_is_a_value_where_the_class_takes_it() -> None:
+    Path("mine.yaml").write_text("model: {init_args: {initial_checkpoint: null, stages: [{cls_target_layers: null}]}}")
+    bare = [*SMOKE, "--trainer.callbacks", "[]", "--trainer.max_steps", "0"]
+    assert main(["fit", *bare, "--config", "mine.yaml", "--model.initial_checkpoint", "null"]) == 0
+
+
+def test_fit__an_unwritable_place_is_found_before_anything_is_built(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unbuilt(*_: object, **__: object) -> None:
+        raise AssertionError("the model was built")
+
+    monkeypatch.setattr("sslam.methods.SSLAM.__init__", unbuilt)
+    Path("file").touch()
+    message = complaint(["fit", *SMOKE, "--trainer.default_root_dir", "file/runs"], capsys)
+    assert message.startswith("sslam fit: The run folder file/runs/pretrain/")
+
+
+def test_fit__a_mistake_leaves_no_empty_run(capsys: pytest.CaptureFixture[str]) -> None:
+    complaint(["fit", *SMOKE, "--model.encoder.width", "30"], capsys)
+    assert list(Path("runs/pretrain").iterdir()) == []
+
+
+def test_fit__weights_and_biases_without_a_login(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    args = ["fit", *SMOKE, "--trainer.callbacks", "[]", "--config", "experiments/overrides/wandb.yaml"]
+    message = complaint(args, capsys)
+    assert message.startswith("sslam fit: No API key configured.")
+    assert message.endswith(
+        "Run `wandb login` once, or keep the log on this machine: --trainer.logger.init_args.offline true."
+    )
 
 
 def test_fit__a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

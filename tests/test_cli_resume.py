@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from sslam.__main__ import main
 from sslam.methods import SSLAM
@@ -46,7 +47,7 @@ def assert_equal_states(first: dict[str, Any], second: dict[str, Any]) -> None:
             assert torch.equal(value, others[parameter][name]), (parameter, name)
 
 
-def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run_id: str) -> None:
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run_id: str, *more: str) -> None:
     """Starts the run and lets it die in the middle of a step."""
     training_step = SSLAM.training_step
 
@@ -58,7 +59,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run_id: str) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(SSLAM, "training_step", dying_step)
         with pytest.raises(RuntimeError, match="killed"):
-            main([*RUN, "--run_id", run_id])
+            main([*RUN, "--run_id", run_id, *more])
 
 
 @pytest.mark.parametrize("step", [3, 5], ids=["resumed before the second stage", "resumed in the second stage"])
@@ -80,6 +81,55 @@ def test_fit__last_goes_on_in_the_same_folder(monkeypatch: pytest.MonkeyPatch) -
     assert state_of("same")["global_step"] == 8
     assert Path("runs/resume/same/config-1.yaml").exists()
     assert Path("runs/resume/same/metrics-1.csv").read_text() == metrics
+
+
+@pytest.mark.parametrize("link", ["dangling", "none"])
+def test_fit__last_after_a_run_that_was_killed_while_it_moved_the_link(
+    link: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    killed_at(5, monkeypatch, "same", "--checkpoint.milestone_steps", "2")
+    last = Path("runs/resume/same/checkpoints/last.ckpt")
+    assert sorted(path.name for path in last.parent.glob("step=*")) == ["step=00000002.ckpt", "step=00000004.ckpt"]
+    last.unlink()
+    if link == "dangling":
+        last.symlink_to("step=00000003.ckpt")
+    with caplog.at_level(logging.INFO):
+        assert main([*RUN, "--run_id", "same", "--ckpt_path", "last"]) == 0
+    assert "step=00000004.ckpt" in caplog.text
+    assert "from the beginning" not in caplog.text
+    assert state_of("same")["global_step"] == 8
+
+
+def test_validate__last_needs_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    message = complaint(["validate", *RUN[1:], "--run_id", "new", "--ckpt_path", "last"], capsys)
+    assert message == "sslam validate: There is no checkpoint in runs/resume/new/checkpoints."
+
+
+def test_fit__goes_on_without_the_file_it_started_from(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([*RUN, "--run_id", "first", "--trainer.max_steps", "1"]) == 0
+    start = Path("start.ckpt")
+    start.write_bytes(Path("runs/resume/first/checkpoints/last.ckpt").read_bytes())
+    given = ["--model.initial_checkpoint", str(start)]
+    killed_at(3, monkeypatch, "second", *given)
+    start.unlink()
+    with caplog.at_level(logging.INFO):
+        # as it was started, from the saved config, and without naming the file
+        assert main([*RUN, *given, "--run_id", "second", "--ckpt_path", "last"]) == 0
+        saved = [
+            "--config",
+            "runs/resume/second/config.yaml",
+            "--ckpt_path",
+            "runs/resume/second/checkpoints/last.ckpt",
+        ]
+        assert main(["validate", *saved, "--data.num_val_scenes", "4"]) == 0
+        assert main([*RUN, *saved[-2:]]) == 0
+    assert "config wins" not in caplog.text
+    assert state_of("second")["global_step"] == 8
+    config = yaml.safe_load(Path("runs/resume/second/config-1.yaml").read_text())
+    assert config["model"]["init_args"]["initial_checkpoint"] == "start.ckpt"
+    assert state_of("second")["hyper_parameters"]["initial_checkpoint"] == "start.ckpt"
 
 
 def test_fit__last_starts_a_run_that_has_no_checkpoint_yet(caplog: pytest.LogCaptureFixture) -> None:
@@ -140,6 +190,6 @@ def test_fit__a_missing_checkpoint_is_found_before_anything_is_built(
     torch.save({"model": {}}, "checkpoints/foreign.ckpt")
     for name in ("last", "foreign"):
         message = complaint([*RUN, "--ckpt_path", f"checkpoints/{name}.ckpt"], capsys)
-        assert message.startswith(f"sslam fit: checkpoints/{name}.ckpt is not a checkpoint of this project.")
-        assert "sslam convert" in message
+        assert message.startswith(f"sslam fit: checkpoints/{name}.ckpt is not a checkpoint that a run can go on from.")
+        assert message.endswith(f"Start from its weights with --model.initial_checkpoint checkpoints/{name}.ckpt.")
     assert not Path("runs").exists()

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 import sslam
 
@@ -41,6 +42,22 @@ def overview() -> str:
     )
 
 
+def load(module: str) -> ModuleType:
+    """Imports a command's module.
+
+    Raises:
+        SystemExit: With code 1 if that fails because the environment is broken, which has been explained.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError):  # RuntimeError: what torchvision says beside another torch
+        from sslam import environment
+
+        if environment.main() == 0:
+            raise  # a bug of ours
+        sys.exit(1)
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command line.
 
@@ -49,6 +66,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0, or 2 for a mistake of the user.
+
+    Raises:
+        SystemExit: See :func:`load`; also for what the command itself refuses.
     """
     args = sys.argv[1:] if args is None else list(args)
     command = args[0] if args else "--help"
@@ -66,9 +86,9 @@ def main(args: Sequence[str] | None = None) -> int:
         except UsageError as error:
             print(f"sslam {command}: {error}", file=sys.stderr)
             return 2
-        return int(importlib.import_module("sslam.cli").main(args))
+        return int(load("sslam.cli").main(args))
     if command in OTHER_COMMANDS:
-        return int(importlib.import_module(OTHER_COMMANDS[command][0]).main(args[1:]))
+        return int(load(OTHER_COMMANDS[command][0]).main(args[1:]))
     names = [*TRAINER_COMMANDS, *OTHER_COMMANDS]
     nearest = difflib.get_close_matches(command, names, n=1)
     remedy = f"Did you mean {nearest[0]}?" if nearest else f"The commands are: {', '.join(names)}."

@@ -16,9 +16,10 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks import TrainingProgress
+from sslam.command_line.checks import check_values
 from sslam.command_line.config_files import UsageError, locate_config_files
 from sslam.command_line.error_messages import ShortErrorParser
 from sslam.command_line.resume import (
@@ -39,6 +40,8 @@ from sslam.command_line.run_folder import (
 
 # Modules whose ValueErrors are about a value that the user gave; the last one checks the trainer's arguments.
 CHECKING_MODULES = ("sslam.", "data_modules.", "callbacks.", "lightning.pytorch.trainer.connectors.")
+
+WANDB_REMEDY = "Run `wandb login` once, or keep the log on this machine: --trainer.logger.init_args.offline true."
 
 
 class SSLAMCommandLine(LightningCLI):
@@ -62,6 +65,7 @@ class SSLAMCommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         # Without Lightning's warning that the process has arguments too: they are these.
         self.config = parser.parse_args(args)
+        check_values(self.config[self.config.subcommand])
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -80,6 +84,8 @@ class SSLAMCommandLine(LightningCLI):
         config.ckpt_path = resolve_checkpoint(
             str(config.ckpt_path), self.run_folder, is_old_run=config.run_id is not None
         )
+        if config.ckpt_path is None and self.config.subcommand != "fit":
+            raise UsageError(f"There is no checkpoint in {self.run_folder.checkpoints}.")
         if config.ckpt_path is None:
             rank_zero_info(f"No checkpoint in {self.run_folder.checkpoints} yet: the run starts from the beginning.")
         elif Path(config.ckpt_path).is_file():
@@ -96,6 +102,7 @@ class SSLAMCommandLine(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        self.run_folder.check_writable()
         # A copy, so that the saved file does not send the next run's logger into this run's folder.
         self.save_config_kwargs = {"run_folder": self.run_folder, "given": config.clone()}
         callback_keys = self._parser(self.subcommand).callback_keys
@@ -106,8 +113,17 @@ class SSLAMCommandLine(LightningCLI):
         if self.checkpoint_differences:
             self.trainer_defaults = {"callbacks": [ConfigWins()]}
         for logger in as_list(config.trainer.logger):
-            if not isinstance(logger, bool) and logger.init_args.get("save_dir") in (".", None):
-                logger.init_args.save_dir = str(self.run_folder.path.absolute())
+            arguments = {} if isinstance(logger, bool) else logger.get("init_args") or {}
+            if "save_dir" in arguments and arguments["save_dir"] in (".", None):
+                arguments["save_dir"] = str(self.run_folder.path.absolute())
+        model_arguments = config.model.get("init_args") or {}
+        if config.ckpt_path is not None:
+            if "initial_checkpoint" in model_arguments:
+                model_arguments["initial_checkpoint"] = None  # the file may be gone since the run began
+        elif self.subcommand != "fit" and model_arguments.get("initial_checkpoint") is None:
+            rank_zero_print(
+                "The model has random weights: neither --ckpt_path nor --model.initial_checkpoint was given."
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run_folder.keep_old_metrics()
@@ -149,14 +165,25 @@ class SSLAMCommandLine(LightningCLI):
         rank_zero_info(f"Predictions: {path}")
 
 
+@rank_zero_only
+def rank_zero_print(warning: str) -> None:
+    """Writes to standard error, on the first process."""
+    print(f"sslam: {warning}", file=sys.stderr)
+
+
 def as_list(value: Any) -> list[Any]:
     """A list as it is, None as an empty one, anything else as a list of one."""
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
+def is_of_wandb(error: BaseException) -> bool:
+    """Whether Weights & Biases refuses, known without importing it: no login, no network, a wrong entity."""
+    return type(error).__module__.startswith("wandb.")
+
+
 def is_users_mistake(error: BaseException) -> bool:
     """Whether an error comes from a check of what the user gave, rather than from a bug."""
-    if isinstance(error, UsageError | MisconfigurationException):
+    if isinstance(error, UsageError | MisconfigurationException) or is_of_wandb(error):
         return True
     raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals["__name__"]
     return isinstance(error, ValueError | FileNotFoundError) and f"{raised_in}.".startswith(CHECKING_MODULES)
@@ -206,6 +233,7 @@ def main(args: Sequence[str]) -> int:
         mistake = users_mistake_behind(error)
         if mistake is None:
             raise
-        print(f"sslam {args[0]}: {mistake}", file=sys.stderr)
+        remedy = f" {WANDB_REMEDY}" if is_of_wandb(mistake) else ""
+        print(f"sslam {args[0]}: {mistake}{remedy}", file=sys.stderr)
         return 2
     return 0

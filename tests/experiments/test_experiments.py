@@ -1,6 +1,7 @@
-"""Every YAML file of experiments/ is read and run for two steps."""
+"""Every YAML file of experiments/ is read and run for two steps; the runs of table 2 through all their stages."""
 
 import contextlib
+import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,32 @@ def test_experiments__schedules_are_the_published_ones(
     assert not model.weight_decay_exempt_1d
     assert model.cls_loss_weight == 192
     assert model.trainer.gradient_clip_val == 4
+
+
+@pytest.mark.parametrize("name", names("pretrain.yaml", "ablations/*.yaml"))
+def test_experiments__every_stage_trains_by_yaml_alone(
+    name: str, trained: list[SSLAM], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stages as the YAML has them, each shortened to one step."""
+    args = ["fit", *PRETRAIN, "--config", f"experiments/{name}", *SMOKE, "--trainer.callbacks", "[]"]
+    with pytest.raises(SystemExit):
+        main([*args, "--print_config"])
+    stages = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["stages"]
+    short = [stage | {"steps": 1, "warmup_steps": 0} for stage in stages]
+    Path("short.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"stages": short}}}))
+    args += ["--config", "short.yaml", "--trainer.max_steps", "-1", "--run_id", "short"]
+    assert main([*args, "--trainer.enable_checkpointing", "false"]) == 0
+    (model,) = trained
+    assert model.trainer.global_step == len(stages) == (1 if name == "ablations/mb_ua.yaml" else 2)
+    objectives = [stage["objectives"] for stage in stages]
+    assert [vars(stage.objectives) for stage in model.stages] == objectives
+    (metrics,) = Path("runs").glob("*/short/metrics.csv")
+    rows = [row for row in csv.DictReader(metrics.open()) if row["train/loss"]]
+    logged = [{term for term in ("patch", "cls", "source_retention") if row.get(f"train/{term}_loss")} for row in rows]
+    assert len(logged) == len(stages)
+    assert logged[0] == {"patch", "cls"}
+    expected = {"patch", "cls", "source_retention"} if name == "pretrain.yaml" else {"patch", "cls"}
+    assert logged[-1] == expected
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,13 @@ def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) 
             raise UsageError(
                 "--ckpt_path last needs --run_id to say of which run; or give the file, .../checkpoints/last.ckpt."
             )
-        # The newest by its time, as a second start may have left a last-v1.ckpt.
-        found = sorted(run_folder.checkpoints.glob("last*.ckpt"), key=lambda path: path.stat().st_mtime)
-        return str(found[-1]) if found else None
+        # last.ckpt is a link; a run killed while it moved it has left it dangling, or none.
+        for pattern in ("last*.ckpt", "step=*.ckpt"):
+            found = [path for path in run_folder.checkpoints.glob(pattern) if path.exists()]
+            if found:
+                # The newest by its time, as a second start may have left a last-v1.ckpt.
+                return str(max(found, key=lambda path: path.stat().st_mtime))
+        return None
     if not Path(ckpt_path).exists():
         folder = Path(ckpt_path).parent
         neighbours = sorted(str(path) for path in folder.glob("*.ckpt"))
@@ -56,7 +60,8 @@ def load_checkpoint(path: str) -> dict[str, Any]:
         UsageError: If it is not a checkpoint of Lightning.
     """
     refusal = (
-        f"{path} is not a checkpoint of this project. A published EAT or SSLAM file is made one by `sslam convert`."
+        f"{path} is not a checkpoint that a run can go on from. Start from its weights with "
+        f"--model.initial_checkpoint {path}."
     )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -85,6 +90,8 @@ def flatten(values: Any, prefix: str = "") -> dict[str, Any]:
 def differing_hyperparameters(checkpoint: Mapping[str, Any], configured: Mapping[str, Any]) -> list[str]:
     """``key: value in the checkpoint, value now`` for every hyper-parameter of the model that differs.
 
+    The weights that a run starts from do not count: one that goes on does not read them.
+
     Args:
         checkpoint: As loaded; without ``hyper_parameters`` nothing is compared.
         configured: Of this run, see :func:`~sslam.command_line.run_folder.hyperparameters`.
@@ -92,7 +99,9 @@ def differing_hyperparameters(checkpoint: Mapping[str, Any], configured: Mapping
     if "hyper_parameters" not in checkpoint:
         return []
     saved, now = flatten(checkpoint["hyper_parameters"]), flatten(configured)
-    saved.pop("_instantiator", None)
+    for not_compared in ("_instantiator", "initial_checkpoint"):
+        saved.pop(not_compared, None)
+        now.pop(not_compared, None)
     return [
         f"{key.removeprefix('_')}: {saved.get(key, 'absent')} in the checkpoint, {now.get(key, 'absent')} now"
         for key in dict.fromkeys([*saved, *now])

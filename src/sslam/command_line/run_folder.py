@@ -6,6 +6,7 @@ With several processes every one of them makes up a run id; Lightning hands the 
 
 import re
 import secrets
+import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +54,26 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @rank_zero_only
+    def check_writable(self) -> None:
+        """Tries to write there before anything is built; leaves no empty run behind.
+
+        Raises:
+            UsageError: If the folder cannot be made or takes no files.
+        """
+        is_new = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                pass
+            if is_new:
+                self.path.rmdir()
+        except OSError as error:
+            raise UsageError(
+                f"The run folder {self.path} cannot be written ({error.strerror}). "
+                "Choose another place with --trainer.default_root_dir."
+            ) from error
 
     @rank_zero_only
     def keep_old_metrics(self) -> None:
