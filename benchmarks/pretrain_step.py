@@ -345,11 +345,12 @@ def main(args: list[str] | None = None) -> None:
     """Measure one step and print the table (or JSON)."""
     arguments = parse(args)
     torch.set_num_threads(arguments.threads)
-    warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     result = measure(arguments)
     print(json.dumps(result, indent=2)) if arguments.json else print_table(result)
 
 
 if __name__ == "__main__":
+    # Settings of the whole process, which a test that calls main() must not be left with.
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     main()
