@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from sslam.methods import SSLAM, Objectives
-from sslam.methods.sslam import RandomSource
+from sslam.transforms import RandomSource
 from tests.methods.test_sslam_training import BOOTSTRAPPING, clips, fit, make_method, make_stage
 
 QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

@@ -14,10 +14,9 @@ from torch import Tensor
 from sslam.ema import ema_decay_at
 from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives, Stage
-from sslam.methods.sslam import RandomSource
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.optim import warmup_cosine
-from sslam.transforms import InverseBlockMasking, Masks, PartialMixing
+from sslam.transforms import InverseBlockMasking, Masks, PartialMixing, RandomSource
 from tests.reference.formulas import input_formula, published_name, set_formula_weights
 
 REFERENCE = Path(__file__).parents[1] / "reference"

@@ -13,10 +13,9 @@ from torch.utils.data import DataLoader
 from sslam.ema import EMATeacher
 from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives, Stage
-from sslam.methods.sslam import RandomSource
 from sslam.metrics import Moments
 from sslam.networks import AudioViT, ConvDecoder
-from sslam.transforms import InverseBlockMasking, PartialMixing
+from sslam.transforms import InverseBlockMasking, PartialMixing, RandomSource
 
 SAMPLES = 16000 * 128 // 100 + 240  # 128 frames: 8 columns of 8 patches
 BOOTSTRAPPING = Objectives(unmixed=1, mixed=0, source_retention=0)

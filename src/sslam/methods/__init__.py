@@ -1,5 +1,6 @@
 """Methods: one file is one method."""
 
-from sslam.methods.sslam import SSLAM, Objectives, Stage
+from sslam.methods.sslam import SSLAM
+from sslam.stages import Objectives, Stage
 
 __all__ = ["SSLAM", "Objectives", "Stage"]

@@ -1,18 +1,16 @@
 """SSLAM: masked latent bootstrapping, then audio mixtures with source retention (Alex et al., ICLR 2025).
 
-Stage 1 is EAT (Chen et al., IJCAI 2024). Shape letters: B clips, K clones, R rows of student input (clips, then their
-mixtures), T samples, L frames, F mel bins, P patches, V kept patches, D width.
+Stage 1 is EAT (Chen et al., IJCAI 2024). Shape letters: B clips, K clones, N clips x clones, T samples, L frames, F mel
+bins, P patches, V kept patches, Q patches of the mixed columns, D width.
 """
 
 import operator
 from collections import defaultdict
-from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
@@ -25,88 +23,15 @@ from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
 from sslam.metrics import Moments
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.optim import parameter_groups, warmup_cosine
-from sslam.transforms import InverseBlockMasking, Masks, PartialMixing, PartialMixture, partner_of
-
-
-@dataclass
-class Objectives:
-    """Weights of the losses; 0 turns an objective off (the ablations of SSLAM's table 2).
-
-    Args:
-        unmixed: Masked latent bootstrapping on the unmixed clips (UA).
-        mixed: Masked latent bootstrapping on the partial mixtures (PMA).
-        source_retention: Mean of the two sources' latents predicted from the mixture (SRL). Published: 2.
-    """
-
-    unmixed: float = 1.0
-    mixed: float = 1.0
-    source_retention: float = 2.0
-
-    def __post_init__(self) -> None:
-        if min(self.unmixed, self.mixed, self.source_retention) < 0 or not self.uses_clips | self.uses_mixtures:
-            raise ValueError(f"Objective weights must be >= 0 and at least one of them > 0, got {self}.")
-
-    @property
-    def uses_clips(self) -> bool:
-        """Whether the student sees the unmixed clips."""
-        return self.unmixed > 0
-
-    @property
-    def uses_mixtures(self) -> bool:
-        """Whether the student sees mixtures."""
-        return self.mixed > 0 or self.source_retention > 0
-
-
-@dataclass
-class Stage:
-    """One stage of pre-training; the defaults are the published second stage.
-
-    Args:
-        steps: Optimizer steps.
-        learning_rate: Peak; the schedule is a linear warm-up from 0, then a half cosine to 0.
-        warmup_steps: Optimizer steps of the warm-up.
-        num_clones: Masked views per clip (and per mixture).
-        cls_target_layers: The CLS target averages this many last layers of the teacher; None for all, as in stage 1.
-        objectives: Which losses, with their weights.
-        name: For the progress bar and the pictures.
-    """
-
-    steps: int = 200_000
-    learning_rate: float = 5e-5
-    warmup_steps: int = 25_000
-    num_clones: int = 8
-    cls_target_layers: int | None = 1
-    objectives: Objectives = field(default_factory=Objectives)
-    name: str = "mixtures"
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.num_clones < 1:
-            raise ValueError(
-                f"A stage needs at least 1 step and 1 clone, got steps={self.steps} and num_clones={self.num_clones}."
-            )
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate must be at least 0, got {self.learning_rate}.")
-        if not 0 <= self.warmup_steps <= self.steps:
-            raise ValueError(
-                f"warmup_steps must be between 0 and the stage's steps, got warmup_steps={self.warmup_steps} "
-                f"and steps={self.steps}."
-            )
-
-
-class RandomSource(NamedTuple):
-    """Generators of one training step: masks and noise on the device, windows on the CPU (no wait for the device)."""
-
-    device: torch.Generator
-    cpu: torch.Generator
-
-    @classmethod
-    def seeded(cls, device: torch.device, *key: int) -> "RandomSource":
-        """Determined by the key alone, so that a resumed run draws what a straight one would have drawn."""
-        seeds = np.random.SeedSequence(key).generate_state(2, np.uint64) >> np.uint64(1)
-        return cls(
-            torch.Generator(device).manual_seed(int(seeds[0])),
-            torch.Generator().manual_seed(int(seeds[1])),
-        )
+from sslam.stages import Stage
+from sslam.transforms import (
+    InverseBlockMasking,
+    Masks,
+    PartialMixing,
+    PartialMixture,
+    RandomSource,
+    partner_of,
+)
 
 
 class PretrainingLosses(NamedTuple):

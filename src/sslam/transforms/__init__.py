@@ -2,5 +2,6 @@
 
 from sslam.transforms.masking import InverseBlockMasking, Masks
 from sslam.transforms.mixing import PartialMixing, PartialMixture, partner_of
+from sslam.transforms.random_source import RandomSource
 
-__all__ = ["InverseBlockMasking", "Masks", "PartialMixing", "PartialMixture", "partner_of"]
+__all__ = ["InverseBlockMasking", "Masks", "PartialMixing", "PartialMixture", "RandomSource", "partner_of"]
