@@ -19,10 +19,17 @@ def ema_decay_at(step: int, start: float, end: float, anneal_steps: int) -> floa
 
 
 class TeacherTargets(NamedTuple):
-    """Latent targets of the patches for either loss, float32, normalised over D, both (B, P, D)."""
+    """Latent targets of the patches for either loss, float32, normalised over D, and what they were made from.
+
+    Attributes:
+        patch_BPD: For the patch loss, shape (B, P, D).
+        cls_BPD: For the CLS loss, shape (B, P, D).
+        embedded_BPD: The embedded patches, shape (B, P, D), which need not be embedded again for another selection.
+    """
 
     patch_BPD: Tensor
     cls_BPD: Tensor
+    embedded_BPD: Tensor
 
 
 class EMATeacher(nn.Module):
@@ -73,6 +80,6 @@ class EMATeacher(nn.Module):
         width = (self.encoder.width,)
         patch_BPD = F.layer_norm(total_BPD / depth, width)
         if first_cls_layer == 0:
-            return TeacherTargets(patch_BPD, patch_BPD)
+            return TeacherTargets(patch_BPD, patch_BPD, patches_BPD)
         cls_BPD = F.layer_norm((total_BPD - before_cls_BPD) / (depth - first_cls_layer), width)
-        return TeacherTargets(patch_BPD, cls_BPD)
+        return TeacherTargets(patch_BPD, cls_BPD, patches_BPD)

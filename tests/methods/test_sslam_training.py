@@ -267,6 +267,14 @@ def test_objectives__only_what_an_ablation_needs_is_computed(
     assert (losses.patch > 0) == (objectives.unmixed + objectives.mixed > 0)
 
 
+def test_losses__the_teacher_embeds_every_clip_and_mixture_once() -> None:
+    module = make_method()
+    rows: list[int] = []
+    module.teacher.encoder.patch_embed.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    losses_of(module, torch.randn(3, 128, 128), make_stage())
+    assert sum(rows) == 6
+
+
 def test_losses__a_weight_scales_its_term() -> None:
     features = torch.randn(2, 128, 128)
     one = losses_of(make_method(), features, make_stage(objectives=Objectives(1, 1, 1)))
@@ -344,12 +352,16 @@ def test_training__other_precisions_are_refused(precision: str) -> None:
         fit(make_method(), clips(2), precision=precision)
 
 
-def test_training__draws_differ_from_step_to_step_and_rank_to_rank_but_not_from_run_to_run() -> None:
+def test_training__draws_differ_from_step_to_step_and_rank_to_rank_but_not_from_run_to_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     module = make_method()
     keys = [(0, 0), (0, 1), (1, 0)]
     drawn = [module.random_source(*key).device.initial_seed() for key in keys]
     assert len(set(drawn)) == 3
     assert drawn == [module.random_source(*key).device.initial_seed() for key in keys]
+    monkeypatch.setattr(SSLAM, "global_rank", 1)
+    assert not set(drawn) & {module.random_source(*key).device.initial_seed() for key in keys}
 
 
 def test_training__weight_decay_exemption() -> None:

@@ -177,7 +177,7 @@ class SSLAM(pl.LightningModule):
                 cls_sum = cls_sum + objectives.mixed * cls_loss(cls_BKD, mixture_targets.cls_BPD).sum()
                 compared.append((prediction_BKPD, target_BPD))
             if objectives.source_retention:
-                target_BPD = self.retain_sources(features_BLF, clip_targets, mixture)
+                target_BPD = self.retain_sources(clip_targets, mixture)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
                 if not objectives.mixed:
@@ -224,14 +224,14 @@ class SSLAM(pl.LightningModule):
         return self.teacher(self.teacher.encoder.embed(features_BLF), stage.cls_target_layers)
 
     @torch.no_grad()
-    def retain_sources(self, features_BLF: Tensor, own: TeacherTargets, mixture: PartialMixture) -> Tensor:
+    def retain_sources(self, own: TeacherTargets, mixture: PartialMixture) -> Tensor:
         """Target of the source retention loss (B, P, D): own latents, and the partner's where both sound.
 
         The teacher hears the partner alone, and of it only the columns that are mixed.
         """
         num_rows = self.student.num_rows
-        mixed_columns = mixture.mixed_columns.to(features_BLF.device, non_blocking=True)
-        partner_patches_BPD = partner_of(self.teacher.encoder.embed(features_BLF))
+        mixed_columns = mixture.mixed_columns.to(own.embedded_BPD.device, non_blocking=True)
+        partner_patches_BPD = partner_of(own.embedded_BPD)
         partner_patches_BQD = partner_patches_BPD.unflatten(1, (-1, num_rows))[:, mixed_columns].flatten(1, 2)
         partner_BQD = self.teacher(partner_patches_BQD).patch_BPD
         return source_retention_target(own.patch_BPD, partner_BQD, mixed_columns, num_rows)
@@ -462,7 +462,7 @@ class SSLAM(pl.LightningModule):
         mixture = self.mixing(features_BLF, self.student.patch_size, random.cpu)
         if stage.objectives.uses_mixtures:
             own = self.teach(features_BLF, stage)
-            target_BPD = self.retain_sources(features_BLF, own, mixture)
+            target_BPD = self.retain_sources(own, mixture)
             if not stage.objectives.source_retention:
                 target_BPD = self.teach(mixture.features, stage).patch_BPD
             _, prediction_BKPD = self.predict_latents(mixture.features, masks, random)
