@@ -46,7 +46,7 @@ class TrainingProgress(TQDMProgressBar):
             self.disable()
 
     def on_train_start(self, *args: Any) -> None:
-        self._first_step = self.trainer.global_step
+        self._first_step = self._position(self.trainer)
         self._start = time.monotonic()
         self._last_line = float("-inf")
         self._total = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
@@ -70,7 +70,7 @@ class TrainingProgress(TQDMProgressBar):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        step = trainer.global_step
+        step = self._position(trainer)
         bar = self.train_progress_bar
         if self.is_enabled and step % self.refresh_rate == 0 and bar.update(step - bar.n):
             # Only when tqdm has drawn: reading the loss waits for the device.
@@ -80,20 +80,20 @@ class TrainingProgress(TQDMProgressBar):
             self._write_line(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._writes_lines and trainer.global_step != self._last_line_step:
+        if self._writes_lines and self._position(trainer) != self._last_line_step:
             self._write_line(trainer, pl_module)
         bar = self.train_progress_bar
         if not bar.disable:
             bar.set_postfix_str(self._loss(trainer), refresh=False)
-            bar.update(trainer.global_step - bar.n)
+            bar.update(self._position(trainer) - bar.n)
             bar.refresh()
         bar.close()
 
     def _write_line(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._last_line = time.monotonic()
-        self._last_line_step = trainer.global_step
+        self._last_line_step = self._position(trainer)
         line = Tqdm.format_meter(
-            n=trainer.global_step,
+            n=self._last_line_step,
             total=convert_inf(self._total),
             elapsed=self._last_line - self._start,
             prefix=self._description(pl_module),
@@ -103,6 +103,11 @@ class TrainingProgress(TQDMProgressBar):
         )
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
+
+    @staticmethod
+    def _position(trainer: pl.Trainer) -> int:
+        """Optimizer steps; batches where there is no optimizer, as for a linear probe that keeps frozen features."""
+        return trainer.global_step if trainer.optimizers else trainer.fit_loop.total_batch_idx + 1
 
     def _description(self, pl_module: Any) -> str:
         stages = getattr(pl_module, "stages", [])

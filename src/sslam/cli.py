@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks import TrainingProgress
 from sslam.command_line.checks import check_values
-from sslam.command_line.config_files import UsageError, locate_config_files
+from sslam.command_line.config_files import UsageError, experiment_name, locate_config_files
 from sslam.command_line.error_messages import ShortErrorParser
 from sslam.command_line.resume import (
     ConfigWins,
@@ -57,6 +57,15 @@ class SSLAMCommandLine(LightningCLI):
             "--run_id",
             type=str | None,
             help="Name of this run's folder; the time if not given. An old one is continued.",
+        )
+        parser.add_argument(
+            "--compose", type=list[str] | None, help="In a YAML: files it builds on, which are merged before it."
+        )
+        parser.add_argument(
+            "--test_after_fit",
+            type=bool,
+            default=False,
+            help="Evaluate the final weights on the test set when training has ended.",
         )
         # Arguments of their own, so that a YAML's list of callbacks does not remove them.
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -96,7 +105,7 @@ class SSLAMCommandLine(LightningCLI):
     def _choose_run_folder(self) -> RunFolder:
         config = self.config[self.config.subcommand]
         files = [str(file) for file in config.config or [] if file is not None]
-        name = Path(files[0]).stem if files else config.model.class_path.rsplit(".", 1)[-1].lower()
+        name = experiment_name(files) if files else config.model.class_path.rsplit(".", 1)[-1].lower()
         root = Path(config.trainer.default_root_dir or "runs")
         return RunFolder(root, config.experiment or name, config.run_id or new_run_id())
 
@@ -118,8 +127,10 @@ class SSLAMCommandLine(LightningCLI):
                 arguments["save_dir"] = str(self.run_folder.path.absolute())
         model_arguments = config.model.get("init_args") or {}
         if config.ckpt_path is not None:
+            # The file of the run's beginning may be gone. What takes its architecture from it finds the same one here.
             if "initial_checkpoint" in model_arguments:
-                model_arguments["initial_checkpoint"] = None  # the file may be gone since the run began
+                needs_architecture = "encoder" in model_arguments and model_arguments["encoder"] is None
+                model_arguments["initial_checkpoint"] = config.ckpt_path if needs_architecture else None
         elif self.subcommand != "fit" and model_arguments.get("initial_checkpoint") is None:
             rank_zero_print(
                 "The model has random weights: neither --ckpt_path nor --model.initial_checkpoint was given."
@@ -141,6 +152,11 @@ class SSLAMCommandLine(LightningCLI):
         if self.checkpoint_differences and self.subcommand == "fit":
             rank_zero_info(f"The config wins over {path}: {'; '.join(self.checkpoint_differences)}.")
         self.checkpoint = None
+
+    def after_fit(self) -> None:
+        """Called by Lightning when training has ended."""
+        if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
+            self._write_results(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False))
 
     # Lightning calls these, where they exist, instead of the trainer's methods of the same name.
 
@@ -209,6 +225,7 @@ def main(args: Sequence[str]) -> int:
     for meant_to_be_so in (
         r"(Experiment logs|Checkpoint) directory .* exists and is not empty",  # nothing in it is overwritten
         r"Found \d+ module\(s\) in eval mode",  # a teacher is
+        r"`LightningModule.configure_optimizers` returned `None`",  # a linear probe on kept tokens
         r"Total length of `list` across ranks is zero",  # no validation
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use
     ):

@@ -1,6 +1,7 @@
 """Finds the YAML files that a command line names; without torch, so that a wrong name is answered at once."""
 
 import difflib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,8 +69,38 @@ def check_config_file(path: str) -> None:
         raise UsageError(f"{path} must be a mapping such as 'model: ...', got {type(content).__name__}.")
 
 
+def composed_files(path: str, within: tuple[str, ...] = ()) -> list[str]:
+    """The YAML files that a YAML file builds on, ``compose: [linear_probe.yaml, data/esc50.yaml]``, in merging order.
+
+    Names are relative to the file; a file that is named may itself build on others, which then come before it.
+
+    Raises:
+        UsageError: If a file is missing or wrong, builds on itself, or ``compose`` is no list of names.
+    """
+    check_config_file(path)
+    names = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("compose")
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise UsageError(f"{path}: compose must be a list of YAML files, relative to this one, got {names!r}.")
+    found: list[str] = []
+    for name in names or []:
+        file = os.path.normpath(Path(path).parent / name)
+        if file in (*within, os.path.normpath(path)):
+            raise UsageError(f"{path}: compose leads back to {file}. A file cannot build on itself.")
+        found += [*composed_files(file, (*within, os.path.normpath(path))), file]
+    return list(dict.fromkeys(found))
+
+
+def experiment_name(files: Sequence[str]) -> str:
+    """What a run of these files is called: the first one's name that no later one builds on."""
+    name = files[0]
+    for file in files[1:]:
+        if os.path.normpath(name) in composed_files(file):
+            name = file
+    return Path(name).stem
+
+
 def locate_config_files(args: Sequence[str]) -> list[str]:
-    """The same arguments with every YAML path found, those after ``--config`` checked.
+    """The same arguments with every YAML path found, those after ``--config`` checked and preceded by what they compose.
 
     Raises:
         UsageError: See :func:`check_config_file`.
@@ -82,6 +113,9 @@ def locate_config_files(args: Sequence[str]) -> list[str]:
         path = locate(value) if value.endswith((".yaml", ".yml")) else value
         # An inline mapping is allowed too: --config "{trainer: {max_steps: 2}}".
         if option in ("-c", "--config") and not value.lstrip().startswith("{") and not value.startswith("-"):
-            check_config_file(path)
+            composed = [argument for file in composed_files(path) for argument in ("--config", file)]
+            # Before this option, which is this argument's start or the argument before.
+            place = len(located) if equals and arg.startswith("-") else len(located) - 1
+            located[place:place] = composed
         located.append(arg.removesuffix(value) + path)
     return located

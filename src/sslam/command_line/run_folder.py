@@ -129,6 +129,7 @@ class SaveRunConfig(SaveConfigCallback):
         # A file that is used again makes a new run of the same experiment.
         config = self.config.clone()
         config["experiment"], config["run_id"] = self.run_folder.experiment, None
+        config["compose"] = None  # it is all here
         text = self.parser.dump(config, skip_unset=False)
         unused(folder / "config.yaml").write_text(text, encoding="utf-8")
         for logger in trainer.loggers:
@@ -166,7 +167,8 @@ class RunCheckpoint(ModelCheckpoint):
         self.milestone_steps = milestone_steps
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step != self._last_global_step_saved:
+        # A linear probe on kept tokens ends without an optimizer step of the trainer's.
+        if trainer.global_step != self._last_global_step_saved or not self.last_model_path:
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)

@@ -1,0 +1,224 @@
+"""`sslam evaluate`: checkpoints x recipes x folds, each a run of `sslam fit` in its own process, and one report."""
+
+import argparse
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from sslam.command_line.config_files import UsageError, composed_files, experiment_name, locate
+from sslam.command_line.error_messages import find_class
+from sslam.command_line.run_folder import new_run_id
+
+USERS_MISTAKE = 2  # exit code of `sslam fit`
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One row of the table.
+
+    Args:
+        label: What the table calls it.
+        file: The checkpoint.
+        random: Take the checkpoint's architecture with random weights.
+    """
+
+    label: str
+    file: str
+    random: bool = False
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """One run of `sslam fit`, which tests its final weights.
+
+    Args:
+        recipe: YAML file.
+        weights: What is evaluated.
+        fold: Held out, or None where the data has no folds.
+        root: Folder of all runs of this evaluation.
+    """
+
+    recipe: str
+    weights: Weights
+    fold: int | None
+    root: Path
+
+    @property
+    def experiment(self) -> str:
+        return experiment_name([self.recipe])
+
+    @property
+    def run_id(self) -> str:
+        name = re.sub(r"[^\w.=-]+", "_", self.weights.label)
+        return name if self.fold is None else f"{name}-fold{self.fold}"
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.experiment / self.run_id
+
+    @property
+    def is_finished(self) -> bool:
+        return (self.folder / "results-test.json").is_file()
+
+    def command(self, more: Sequence[str]) -> list[str]:
+        """The process's arguments; ``more`` are options that every run gets."""
+        options = {
+            "--config": self.recipe,
+            "--trainer.default_root_dir": str(self.root),
+            "--run_id": self.run_id,
+            "--ckpt_path": "last",  # goes on with an interrupted run, or starts it
+            "--model.initial_checkpoint": self.weights.file,
+            "--model.label": self.weights.label,
+        }
+        if self.weights.random:
+            options["--model.weights"] = "random"
+        if self.fold is not None:
+            options["--data.fold"] = str(self.fold)
+        given = [word for option in options.items() for word in option]
+        return [sys.executable, "-m", "sslam", "fit", *given, *more]
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, {self.weights.label}" + ("" if self.fold is None else f", fold {self.fold}")
+
+
+def folds_of(recipe: str) -> Sequence[int | None]:
+    """The folds of a recipe's data, or a single None where it has none."""
+    class_path = None
+    for file in (*composed_files(recipe), recipe):
+        data = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get("data") or {}
+        class_path = data if isinstance(data, str) else data.get("class_path", class_path)
+    if class_path is None:
+        raise UsageError(f"{recipe} names no data module. Give a recipe such as those of experiments/evaluation/.")
+    folds: Sequence[int | None] = getattr(find_class(class_path), "folds", (None,))
+    return folds
+
+
+def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Own options, and the rest for every run."""
+    parser = argparse.ArgumentParser(
+        prog="sslam evaluate",
+        description="Evaluate checkpoints by recipes (linear probe, fine-tuning): all folds, then one table and page.",
+        epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Example: "
+        "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --random "
+        "--recipe experiments/evaluation/esc50_linear_probe.yaml --data.root data/esc50",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        required=True,
+        metavar="[NAME=]FILE",
+        help="weights to evaluate, with the name the table gives them; once or more",
+    )
+    parser.add_argument(
+        "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"
+    )
+    parser.add_argument(
+        "--recipe", action="append", required=True, metavar="FILE.yaml", help="how to evaluate; once or more"
+    )
+    parser.add_argument("--folds", type=int, nargs="+", help="these folds only, where the data has any")
+    parser.add_argument(
+        "--run_id", help="name of this evaluation; an old one is gone on with, without doing finished runs again"
+    )
+    parser.add_argument("--output", default="runs/evaluation", help="folder of all evaluations (default: %(default)s)")
+    return parser.parse_known_args(args)
+
+
+def weights_of(options: argparse.Namespace) -> list[Weights]:
+    """The rows of the table, random weights first.
+
+    Raises:
+        UsageError: If a checkpoint is missing or a name is given twice.
+    """
+    rows = []
+    for given in options.checkpoint:
+        label, equals, file = given.partition("=")
+        if not equals or Path(given).exists():
+            label, file = Path(given).stem, given
+        if not Path(file).is_file():
+            raise UsageError(f"There is no checkpoint {file}. Pass --checkpoint NAME=FILE with the path of one.")
+        rows.append(Weights(label, str(Path(file).absolute())))
+    if options.random:
+        rows.insert(0, Weights("random weights", rows[0].file, random=True))
+    labels = [row.label for row in rows]
+    if twice := {label for label in labels if labels.count(label) > 1}:
+        raise UsageError(
+            f"Two checkpoints are called {', '.join(twice)}. Pass --checkpoint NAME=FILE with other names."
+        )
+    return rows
+
+
+def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]:
+    """Every recipe, all weights, all folds."""
+    for recipe in map(locate, options.recipe):
+        folds = folds_of(recipe)
+        wanted = [fold for fold in folds if fold is None or options.folds is None or fold in options.folds]
+        if not wanted:
+            raise UsageError(f"{recipe} has the folds {list(folds)}, and none of them is in {options.folds}.")
+        for weights in weights_of(options):
+            for fold in wanted:
+                yield EvaluationRun(recipe, weights, fold, root)
+
+
+def run(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int, str]:
+    """Do one run, its output in ``log.txt`` in its folder.
+
+    Returns:
+        Exit code, and where it failed what the run said last.
+    """
+    evaluation.folder.mkdir(parents=True, exist_ok=True)
+    log = evaluation.folder / LOG
+    with log.open("a", encoding="utf-8") as stream:
+        code = subprocess.run(
+            evaluation.command(more), stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
+        ).returncode
+    if code == 0:
+        return code, ""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("sslam fit:")]
+    return code, (said or lines or ["no output"])[-1]
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs ``sslam evaluate``.
+
+    Returns:
+        0; 1 if a run crashed; 2 for a mistake of the user, or if no run could be done.
+    """
+    options, more = parse(args)
+    root = Path(options.output) / (options.run_id or new_run_id())
+    try:
+        runs = list(all_runs(options, root))
+    except (UsageError, ValueError) as error:
+        print(f"sslam evaluate: {error}", file=sys.stderr)
+        return USERS_MISTAKE
+    not_done: list[tuple[EvaluationRun, int, str]] = []
+    for number, evaluation in enumerate(runs, start=1):
+        print(f"[{number}/{len(runs)}] {evaluation}", end="", flush=True)
+        if evaluation.is_finished:
+            print(": done before")
+            continue
+        try:
+            code, said = run(evaluation, more)
+        except KeyboardInterrupt:
+            print(f"\nInterrupted. Go on with the same command and --run_id {root.name}.", file=sys.stderr)
+            return 130
+        if code == 0 and not evaluation.is_finished:
+            code, said = 1, "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults"
+        if code:
+            not_done.append((evaluation, code, said))
+        print(f": not done, {said} ({evaluation.folder / LOG})" if code else ": done", flush=True)
+    if not_done:
+        print(f"\n{len(not_done)} of {len(runs)} runs were not done; the table is of the others.", file=sys.stderr)
+    if len(not_done) == len(runs):
+        return max(code for _, code, _ in not_done)
+    from sslam.report import command as report
+
+    code = report.main([str(root), "--output", str(root)])
+    return 1 if any(code != USERS_MISTAKE for _, code, _ in not_done) else code
