@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from sslam.networks.audio_vit import Encoder
+
 
 def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, floor: float = 0.0) -> float:
     """Learning rate of update ``step`` (counted from 0): linear from ``floor`` to ``peak``, then a half cosine back.
@@ -19,6 +21,45 @@ def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, f
         return floor
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
     return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * progress))
+
+
+PEAK = "peak_learning_rate"
+"""Key of a parameter group whose schedule has a peak of its own."""
+
+
+def layer_decayed_groups(
+    encoder: Encoder,
+    others: list[nn.Module],
+    learning_rate: float,
+    layer_decay: float,
+    weight_decay: float,
+    exempt_1d: bool,
+) -> list[dict[str, Any]]:
+    """Groups for fine-tuning, each with its peak learning rate: lower layers, which change least, learn most slowly.
+
+    Block ``i`` (from 0) of ``depth`` blocks has ``learning_rate * layer_decay ** (depth - i)``; everything else, also
+    patch embedding, CLS token and the norm before the blocks, has the full rate (as published).
+
+    Args:
+        encoder: What is fine-tuned; its layers are ``encoder.blocks``.
+        others: Modules with the full rate, such as the head.
+        learning_rate: The full peak.
+        layer_decay: Factor from a layer to the one below it, in (0, 1]; 1 for none.
+        weight_decay: See :func:`parameter_groups`.
+        exempt_1d: See :func:`parameter_groups`.
+    """
+    blocks = list(encoder.blocks)
+    in_blocks = {parameter for block in blocks for parameter in block.parameters()}
+    rest = [
+        parameter for module in (encoder, *others) for parameter in module.parameters() if parameter not in in_blocks
+    ]
+    layers: list[tuple[float, nn.Module]] = [(learning_rate, nn.ParameterList(rest))]
+    layers += [(learning_rate * layer_decay ** (len(blocks) - i), block) for i, block in enumerate(blocks)]
+    return [
+        group | {"lr": peak, PEAK: peak}
+        for peak, layer in layers
+        for group in parameter_groups(layer, weight_decay, exempt_1d)
+    ]
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, exempt_1d: bool) -> list[dict[str, Any]]:

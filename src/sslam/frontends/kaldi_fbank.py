@@ -31,6 +31,10 @@ class Frontend(nn.Module):
         """Waveforms (B, T) to features (B, L, F) in float32."""
         raise NotImplementedError
 
+    def architecture(self) -> dict[str, int | float]:
+        """Arguments that build this front end."""
+        raise NotImplementedError
+
 
 class KaldiFbank(Frontend):
     """Normalised log-mel filter banks as EAT and SSLAM use them.
@@ -87,6 +91,16 @@ class KaldiFbank(Frontend):
         self.register_buffer("window_W", torch.hann_window(self.window_length, periodic=False), persistent=False)
         self.mel_banks_KF: Tensor
         self.window_W: Tensor
+
+    def architecture(self) -> dict[str, int | float]:
+        """Arguments that build this front end; stored with the weights, whose features must be made by it."""
+        return {
+            "num_frames": self.num_frames,
+            "num_mel_bins": self.num_mel_bins,
+            "mean": self.mean,
+            "std": self.std,
+            "sample_rate": self.sample_rate,
+        }
 
     def frames_in(self, num_samples: Tensor) -> Tensor:
         """Whole windows in clips of ``num_samples`` samples."""

@@ -1,6 +1,8 @@
 """Methods: one file is one method."""
 
+from sslam.methods.fine_tune import FineTune
+from sslam.methods.linear_probe import LinearProbe
 from sslam.methods.sslam import SSLAM
 from sslam.stages import Objectives, Stage
 
-__all__ = ["SSLAM", "Objectives", "Stage"]
+__all__ = ["SSLAM", "FineTune", "LinearProbe", "Objectives", "Stage"]

@@ -439,7 +439,11 @@ class SSLAM(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values, so that the encoder can be rebuilt from the file alone.
-        checkpoint["architecture"] = {"encoder": self.student.architecture(), "decoder": self.decoder.architecture()}
+        checkpoint["architecture"] = {
+            "encoder": self.student.architecture(),
+            "decoder": self.decoder.architecture(),
+            "frontend": self.frontend.architecture(),
+        }
 
     # ---- for people -------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Metrics."""
 
+from sslam.metrics.classification import ClassificationMetrics, ClassificationResults, PolyphonyRow
 from sslam.metrics.moments import Moments
 
-__all__ = ["Moments"]
+__all__ = ["ClassificationMetrics", "ClassificationResults", "Moments", "PolyphonyRow"]

@@ -19,14 +19,20 @@ class Encoder(nn.Module):
         width: Size D of a token.
         depth: Number of layers.
         num_mel_bins: Mel bins F that the features must have.
+        blocks: The layers, lowest first.
     """
 
     width: int
     depth: int
     num_mel_bins: int
+    blocks: nn.ModuleList
 
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Features (B, L, F) to tokens (B, 1 + P, D); token 0 stands for the whole clip."""
+        raise NotImplementedError
+
+    def architecture(self) -> dict[str, int | float]:
+        """Arguments that build an encoder of these shapes."""
         raise NotImplementedError
 
 
