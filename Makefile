@@ -5,14 +5,18 @@ INSTALLED := $(VENV)/.installed
 # The first supported interpreter that is there; set PYTHON_FOR_VENV to choose another.
 PYTHON_FOR_VENV ?= $(shell for p in python3.13 python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+SSLAM := $(VENV)/bin/sslam
+RUN_ID ?= $(shell date +%Y%m%d-%H%M%S)
+# One value for all of this make, also where it comes from the clock.
+RUN_ID := $(RUN_ID)
 # Test processes; each is single-threaded.
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format clean
+.PHONY: help setup quickstart test check format clean eval-esc50 eval-audioset eval-speech-commands eval-polyphonic eval-all
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z][a-zA-Z0-9_-]*:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z][a-zA-Z0-9_-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make .venv with everything in it (again only when pyproject.toml has changed) and check it
 	@$(PYTHON) -m sslam.environment
@@ -30,8 +34,34 @@ $(INSTALLED): pyproject.toml
 	fi
 	@touch $@
 
-quickstart: setup ## set up and run the main job small: SSLAM pre-training on the built-in scenes, a few minutes on two cores
-	$(VENV)/bin/sslam fit --config experiments/pretrain.yaml --config experiments/overrides/quickstart.yaml
+quickstart: setup ## set up and run the main job small on the built-in scenes: SSLAM pre-training, then what it has learnt
+	$(SSLAM) fit --config experiments/pretrain.yaml --config experiments/overrides/quickstart.yaml --run_id $(RUN_ID)
+	$(SSLAM) evaluate --recipe experiments/evaluation/quickstart.yaml --run_id quickstart-$(RUN_ID) --random \
+		--checkpoint "stage 1=runs/quickstart/$(RUN_ID)/checkpoints/step=00000280.ckpt" \
+		--checkpoint SSLAM=runs/quickstart/$(RUN_ID)/checkpoints/last.ckpt
+
+# Evaluation of CKPT, with random weights beside it: make eval-esc50 CKPT=runs/pretrain/RUN/checkpoints/last.ckpt
+# MORE goes to every run, such as MORE='--data.root DIR --trainer.accelerator cpu'; RUN_ID=... goes on with an evaluation.
+EVALUATION := experiments/evaluation
+evaluate = @[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/pretrain/RUN/checkpoints/last.ckpt" >&2; exit 2; }; \
+	set -x; $(SSLAM) evaluate --checkpoint '$(CKPT)' --random --run_id $@-$(RUN_ID) $(foreach recipe,$(1),--recipe $(recipe)) $(MORE)
+both = $(foreach task,$(1),$(EVALUATION)/$(task)_linear_probe.yaml $(EVALUATION)/$(task)_fine_tune.yaml)
+POLYPHONIC := soundscapes $(foreach scene,market park square street waterfront,spass_$(scene)) idmt_desed_fl urban_sed
+
+eval-esc50: setup ## ESC-50, five folds, linear probe and fine-tuning: CKPT=... (data/esc50, or MORE='--data.root DIR')
+	$(call evaluate,$(call both,esc50))
+
+eval-audioset: setup ## AudioSet-20K and 2M: CKPT=... (data/audioset)
+	$(call evaluate,$(call both,as20k as2m))
+
+eval-speech-commands: setup ## Speech Commands v1 and v2: CKPT=... (data/speech_commands_v0.01 and v0.02)
+	$(call evaluate,$(call both,ks1 ks2))
+
+eval-polyphonic: setup ## built-in scenes, SPASS, IDMT-DESED-FL, URBAN-SED, those that are in data/: CKPT=...
+	$(call evaluate,$(call both,$(POLYPHONIC)))
+
+eval-all: setup ## everything above that is in data/: CKPT=...
+	$(call evaluate,$(call both,as2m as20k esc50 ks1 ks2 $(POLYPHONIC)))
 
 test: setup ## set up and run all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)

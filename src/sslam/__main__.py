@@ -16,7 +16,10 @@ TRAINER_COMMANDS = {
     "predict": "outputs for a set of clips",
 }
 OTHER_COMMANDS = {
+    "evaluate": ("sslam.command_line.evaluate", "linear probes and fine-tuning of checkpoints, all folds, one table"),
     "convert": ("sslam.checkpoints.convert", "published EAT and SSLAM checkpoints to ours and back"),
+    "report": ("sslam.report.command", "results of evaluations as one table and one page"),
+    "embed": ("sslam.embedding.command", "embeddings or tags of audio files"),
 }
 
 
