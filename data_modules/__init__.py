@@ -1,16 +1,30 @@
 """Data modules: one file per data set; every batch is waveforms at 16 kHz and what the task needs beside them."""
 
+from data_modules.audioset import AudioSetDataModule
 from data_modules.base import AudioDataModule, AudioFileDataset
+from data_modules.desed_fl import IDMTDESEDFLDataModule
 from data_modules.esc50 import ESC50DataModule
 from data_modules.folder import FolderDataModule
+from data_modules.labelled import LabelledDataModule
+from data_modules.labelled_manifest import LabelledManifestDataModule
 from data_modules.manifest import ManifestDataModule
 from data_modules.soundscapes import SoundscapesDataModule
+from data_modules.spass import SPASSDataModule
+from data_modules.speech_commands import SpeechCommandsDataModule
+from data_modules.urban_sed import UrbanSEDDataModule
 
 __all__ = [
     "AudioDataModule",
     "AudioFileDataset",
+    "AudioSetDataModule",
     "ESC50DataModule",
     "FolderDataModule",
+    "IDMTDESEDFLDataModule",
+    "LabelledDataModule",
+    "LabelledManifestDataModule",
     "ManifestDataModule",
+    "SPASSDataModule",
     "SoundscapesDataModule",
+    "SpeechCommandsDataModule",
+    "UrbanSEDDataModule",
 ]

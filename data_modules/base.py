@@ -3,25 +3,33 @@
 Shape letters: B clips, T samples, C classes.
 """
 
+import copy
+import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from torch.utils.data import Dataset, default_collate
 
 from data_modules.bad_files import BadFileLog
+from data_modules.listing import Listing
 from data_modules.sampler import ClipLoader, EvaluationSampler, Request, TrainingLoader, TrainingSampler
 from sslam.audio import MIN_SECONDS, SAMPLE_RATE, AudioFileError, FileProblem, decode_audio
 
 MAX_CLIP_SECONDS = 120.0  # the encoders' table of positions ends there
 MAX_ATTEMPTS = 1000  # files tried before a set counts as unreadable: a second or two
 DEFAULT_MAX_WORKERS = 4
+STAGE_SPLITS = {"fit": ("training", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("test",)}
+"""The splits that a stage of the Trainer needs."""
 
 Sample = dict[str, Any]
 
@@ -45,8 +53,11 @@ class AudioFileDataset(Dataset[Sample]):
         paths: The files.
         clip_seconds: Length; a shorter file is padded with zeros at the end.
         training: Random parts and replacement, or beginnings.
-        labels: One row per file, shape (files, C), or None.
+        labels: Multi-hot, one row per clip, sparse of shape (clips, C), or None.
         seed: Of the random parts.
+        polyphony: Degree of polyphony of each clip, shape (clips,), or None.
+        start_seconds: Where each clip starts in its file, shape (clips,), or None. A clip with a start is always read
+            from there; NaN stands for a clip that is a file of its own.
     """
 
     def __init__(
@@ -54,8 +65,10 @@ class AudioFileDataset(Dataset[Sample]):
         paths: Sequence[str],
         clip_seconds: float,
         training: bool,
-        labels: NDArray[np.float32] | None = None,
+        labels: csr_array | None = None,
         seed: int = 0,
+        polyphony: NDArray[np.int64] | None = None,
+        start_seconds: NDArray[np.float32] | None = None,
     ) -> None:
         # One block of bytes: workers that touch two million Python strings would each get a copy of them.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
@@ -63,9 +76,17 @@ class AudioFileDataset(Dataset[Sample]):
         self.training = training
         self.labels = labels
         self.seed = seed
+        self.polyphony = polyphony
+        self.start_seconds = start_seconds
 
     def __len__(self) -> int:
         return len(self._paths)
+
+    def evaluation_view(self) -> Self:
+        """The same clips as evaluation reads them: each file's beginning, nothing drawn, nothing replaced."""
+        view = copy.copy(self)
+        view.training = False
+        return view
 
     def path(self, index: int) -> str:
         """The file of a clip, by a batch's `index`."""
@@ -75,8 +96,9 @@ class AudioFileDataset(Dataset[Sample]):
         """One clip, for an index or a pair (index, epoch).
 
         Returns:
-            `waveform` float32 (T,), `num_samples` before padding, `index` of the file that was read, `labels` (C,)
-            where the set has them, and `skipped`, a list of file problems; the last alone where the clip is dropped.
+            `waveform` float32 (T,), `num_samples` before padding, `index` of the file that was read, `labels` (C,) and
+            `polyphony` where the set has them, and `skipped`, a list of file problems; the last alone where the clip
+            is dropped.
 
         Raises:
             ValueError: In training, if 1000 files (or all) in a row cannot be read.
@@ -119,14 +141,22 @@ class AudioFileDataset(Dataset[Sample]):
         raise _nothing_readable(problems)
 
     def _sample(self, index: int, crop_position: float) -> Sample:
-        waveform, problem = decode_audio(self.path(index), SAMPLE_RATE, 0.0, self.clip_seconds, crop_position)
+        start = np.nan if self.start_seconds is None else self.start_seconds[index]
+        span = (0.0, self.clip_seconds, crop_position) if np.isnan(start) else (float(start), self.clip_seconds)
+        waveform, problem = decode_audio(self.path(index), SAMPLE_RATE, *span)
         num_samples = len(waveform)
         missing = round(self.clip_seconds * SAMPLE_RATE) - num_samples
         if missing > 0:
             waveform = np.concatenate([waveform, np.zeros(missing, np.float32)])
         sample: Sample = {"waveform": torch.from_numpy(waveform), "num_samples": num_samples, "index": index}
         if self.labels is not None:
-            sample["labels"] = torch.from_numpy(self.labels[index])
+            # Written out: scipy takes fifty times as long for a row.
+            classes = self.labels.indices[self.labels.indptr[index] : self.labels.indptr[index + 1]]
+            labels = torch.zeros(self.labels.shape[1])
+            labels[classes] = 1
+            sample["labels"] = labels
+        if self.polyphony is not None:
+            sample["polyphony"] = int(self.polyphony[index])
         return sample | {"skipped": [problem] if problem else []}
 
 
@@ -146,7 +176,8 @@ class AudioDataModule(pl.LightningDataModule):
     """Base of the data modules: a subclass makes `train_set`, `val_set` and `test_set` in :meth:`make_sets`.
 
     Batches are dicts: `waveform` float32 (B, T) at 16 kHz, `num_samples` int64 (B,) before padding, `index` int64 (B,),
-    with classes `labels` float32 (B, C). Training drops the last, incomplete batch and, under DDP, gives every process
+    with classes `labels` float32 (B, C), with onsets `polyphony` int64 (B,), the largest number of events that sound at
+    once. Training drops the last, incomplete batch and, under DDP, gives every process
     its own share; evaluation gives every clip exactly once. Bad files never stop a run: they are counted, named in a
     warning and listed in `bad_files.csv` in the run's folder (`bad_files-rank1.csv` ... with several processes).
 
@@ -156,10 +187,22 @@ class AudioDataModule(pl.LightningDataModule):
             process.
         clip_seconds: Length of every clip, 0.025 to 120. Longer recordings are cut, shorter ones padded with zeros.
         seed: Of the order and the random parts; independent of the number of workers.
+        training_augmentation: False gives every training clip exactly once per epoch, in order and from its beginning,
+            as evaluation does: what is needed to compute something once per clip and keep it.
     """
 
+    class_names: Sequence[str] = ()
+    """Of the labels' columns; empty for data without labels."""
+    single_label = False
+    """Whether a clip has exactly one class."""
+
     def __init__(
-        self, batch_size: int = 12, num_workers: int | None = None, clip_seconds: float = 10.0, seed: int = 0
+        self,
+        batch_size: int = 12,
+        num_workers: int | None = None,
+        clip_seconds: float = 10.0,
+        seed: int = 0,
+        training_augmentation: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -177,11 +220,19 @@ class AudioDataModule(pl.LightningDataModule):
         self.num_workers = num_workers
         self.clip_seconds = clip_seconds
         self.seed = seed
+        self.training_augmentation = training_augmentation
+        self.listings: dict[str, Listing] = {}
+        """What is there of "training", "validation" and "test", as far as they were set up; of labelled data."""
         self.train_set: Dataset[Sample] | None = None
         self.val_set: Dataset[Sample] | None = None
         self.test_set: Dataset[Sample] | None = None
         self.predict_set: Dataset[Sample] | None = None
         self.bad_files = BadFileLog()
+
+    @property
+    def title(self) -> str:
+        """Name of the data in tables."""
+        return type(self).__name__
 
     def make_sets(self, stage: str) -> None:
         """Make the sets that this data has and the stage needs, more where that costs nothing; the others stay None.
@@ -201,19 +252,27 @@ class AudioDataModule(pl.LightningDataModule):
         for dataset in self._used_sets(stage):
             if isinstance(dataset, AudioFileDataset):
                 dataset.require_readable()
+        for split in STAGE_SPLITS[stage]:
+            if split in self.listings:
+                rank_zero_info(f"{self.title}, {split}: {self.listings[split]}.")
         trainer = self.trainer
         # `log_dir` is a broadcast: asked for here, where all processes are, and not where one of them meets a bad file.
         if trainer is not None and (folder := trainer.log_dir) is not None:
             name = "bad_files.csv" if trainer.world_size == 1 else f"bad_files-rank{trainer.global_rank}.csv"
             self.bad_files = BadFileLog(Path(folder) / name)
+            if self.listings and trainer.is_global_zero:
+                self._write_listings(Path(folder) / "data.json")
 
     def teardown(self, stage: str) -> None:
         self.bad_files.summarise()
 
-    def train_dataloader(self) -> TrainingLoader:
+    def train_dataloader(self) -> ClipLoader:
         dataset = self._required(self.train_set, "training")
-        num_replicas, rank = self._shard()
-        sampler = TrainingSampler(len(dataset), self.batch_size, num_replicas, rank, self.seed)
+        if not self.training_augmentation:
+            return self._evaluation_loader(
+                dataset.evaluation_view() if isinstance(dataset, AudioFileDataset) else dataset
+            )
+        sampler = self._training_sampler(dataset, *self._shard())
         return TrainingLoader(dataset, sampler=sampler, drop_last=True, **self._loader_options())
 
     def val_dataloader(self) -> ClipLoader | list[ClipLoader]:
@@ -238,6 +297,21 @@ class AudioDataModule(pl.LightningDataModule):
                 "Hold some out (--data.val_fraction, --data.num_val_scenes), or choose another data module."
             )
         return dataset
+
+    def _write_listings(self, path: Path) -> None:
+        splits = {split: asdict(listing) for split, listing in self.listings.items()}
+        contents = {
+            "title": self.title,
+            "data_module": type(self).__name__,
+            "single_label": self.single_label,
+            "class_names": list(self.class_names),
+            "splits": splits,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _training_sampler(self, dataset: Any, num_replicas: int, rank: int) -> TrainingSampler:
+        return TrainingSampler(len(dataset), self.batch_size, num_replicas, rank, self.seed)
 
     def _evaluation_loader(self, dataset: Any) -> ClipLoader:
         sampler = EvaluationSampler(len(dataset), *self._shard())

@@ -1,77 +1,73 @@
 """ESC-50: 2000 five-second environmental sounds in 50 classes (K. J. Piczak, ACM MM 2015), in its official layout."""
 
-import csv
-import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
+from data_modules.base import require_folder
+from data_modules.labelled import LabelledDataModule
+from data_modules.listing import ClipTable, find_listed, label_matrix
+from data_modules.metadata import read_table
 
-from data_modules.base import AudioDataModule, AudioFileDataset, require_folder
-
-METADATA = "meta/esc50.csv"
-COLUMNS = ("filename", "fold", "target", "category", "esc10")
+REMEDY = "Pass --data.root with the folder that holds meta/ and audio/ of the official data set."
+# By the official target, 0 to 49.
+CLASS_NAMES = (  # noqa: SIM905, a list literal would take a line per name
+    "dog rooster pig cow frog cat hen insects sheep crow "
+    "rain sea_waves crackling_fire crickets chirping_birds water_drops wind pouring_water toilet_flush thunderstorm "
+    "crying_baby sneezing clapping breathing coughing footsteps laughing brushing_teeth snoring drinking_sipping "
+    "door_wood_knock mouse_click keyboard_typing door_wood_creaks can_opening washing_machine vacuum_cleaner "
+    "clock_alarm clock_tick glass_breaking "
+    "helicopter chainsaw siren car_horn engine train church_bells airplane fireworks hand_saw"
+).split()
+ESC10_TARGETS = (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)
 
 
 class Recording(NamedTuple):
     """One row of the metadata."""
 
-    path: str
+    filename: str
     fold: int
     target: int
-    category: str
 
 
-def read_metadata(root: str | Path, esc10: bool = False) -> list[Recording]:
+def read_metadata(path: Path) -> list[Recording]:
     """Read `meta/esc50.csv`.
 
-    Args:
-        root: Folder with `meta/esc50.csv` and `audio/`.
-        esc10: Keep the rows of the ten-class subset only.
-
     Raises:
-        ValueError: If the file is missing, lacks a column, or holds a row with a wrong number.
+        ValueError: If the file is missing, lacks a column, or holds a row with a wrong number or class.
     """
-    root = require_folder(root, "ESC-50 folder")
-    path = root / METADATA
-    if not path.is_file():
-        raise ValueError(
-            f"ESC-50 metadata not found: {METADATA} is missing under '{root}'. Pass --data.root with the folder that "
-            "holds meta/ and audio/."
-        )
     recordings = []
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if missing := [column for column in COLUMNS if column not in (reader.fieldnames or [])]:
+    for line, row in read_table(path, "ESC-50 metadata", ("filename", "fold", "target", "category"), REMEDY):
+        try:
+            fold, target = int(row["fold"]), int(row["target"])
+        except ValueError as error:
             raise ValueError(
-                f"ESC-50 metadata '{path}' lacks the column(s) {', '.join(missing)}. Its first line must name "
-                f"{', '.join(COLUMNS)}, as in the official file."
+                f"ESC-50 metadata '{path}', line {line}: fold and target must be whole numbers, got '{row['fold']}' "
+                f"and '{row['target']}'. Take the official file."
+            ) from error
+        if not 0 <= target < len(CLASS_NAMES) or row["category"] != CLASS_NAMES[target]:
+            official = f"'{CLASS_NAMES[target]}'" if 0 <= target < len(CLASS_NAMES) else "none of 0 to 49"
+            raise ValueError(
+                f"ESC-50 metadata '{path}', line {line}: unknown label, target {target} is {official} and not "
+                f"'{row['category']}'. Correct the line or take the official file."
             )
-        for row in reader:
-            try:
-                fold, target = int(row["fold"]), int(row["target"])
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"ESC-50 metadata '{path}', line {reader.line_num}: fold and target must be whole numbers, got "
-                    f"'{row['fold']}' and '{row['target']}'."
-                ) from error
-            if not esc10 or row["esc10"].strip().lower() == "true":
-                recordings.append(Recording(str(root / "audio" / row["filename"]), fold, target, row["category"]))
-    if not recordings:
-        raise ValueError(f"ESC-50 metadata '{path}' lists no recording. Take the official file.")
+        recordings.append(Recording(row["filename"], fold, target))
     return recordings
 
 
-class ESC50DataModule(AudioDataModule):
-    """ESC-50 with one fold held out for validation and test, labels as rows of zeros with a single one.
+class ESC50DataModule(LabelledDataModule):
+    """ESC-50 with one fold held out for validation and test; the published figure is the mean over the five folds.
 
     Args:
         root: Folder of the data set, with `meta/esc50.csv` and `audio/`.
-        fold: The fold, 1 to 5, that is held out; the published figure is the mean over the five.
+        fold: The fold, 1 to 5, that is held out.
         esc10: Use the ten-class subset ESC-10 only.
         clip_seconds: Length of every clip, 0.025 to 120; the recordings last 5 s.
-        **kwargs: Of :class:`~data_modules.base.AudioDataModule`.
+        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
     """
+
+    single_label = True
+    folds = (1, 2, 3, 4, 5)
 
     def __init__(
         self,
@@ -82,47 +78,28 @@ class ESC50DataModule(AudioDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(clip_seconds=clip_seconds, **kwargs)
+        if fold not in self.folds:
+            raise ValueError(f"fold must be one of {self.folds}, got {fold}.")
         self.root = root
         self.fold = fold
         self.esc10 = esc10
-        self.class_names: list[str] = []
-        """In the order of the official targets; filled by `setup`."""
+        self.targets = ESC10_TARGETS if esc10 else range(len(CLASS_NAMES))
+        self.class_names = [CLASS_NAMES[target] for target in self.targets]
 
-    def make_sets(self, stage: str) -> None:
-        recordings = read_metadata(self.root, self.esc10)
-        folds = sorted({recording.fold for recording in recordings})
-        if self.fold not in folds:
-            raise ValueError(
-                f"ESC-50 fold {self.fold} is not in '{self.root}': its folds are {folds}. "
-                "Pass --data.fold with one of them."
-            )
-        if folds == [self.fold]:
-            raise ValueError(
-                f"ESC-50 metadata under '{self.root}' has fold {self.fold} only, so nothing is left to train on. "
-                "Take the official file, which has five folds."
-            )
-        # The classes are taken before missing files are left out, so that a label never changes its place.
-        names = {recording.target: recording.category for recording in recordings}
-        columns = {target: column for column, target in enumerate(sorted(names))}
-        self.class_names = [names[target] for target in columns]
-        found = [recording for recording in recordings if Path(recording.path).is_file()]
-        if len(found) < len(recordings):
-            counts = f"{len(found)} of the {len(recordings)} recordings listed are in '{Path(self.root, 'audio')}'"
-            if not found:
-                raise ValueError(f"ESC-50 audio not found: {counts}. Pass --data.root with the complete data set.")
-            warnings.warn(f"ESC-50 is incomplete: {counts}. The others are left out.", stacklevel=2)
-        training = [recording for recording in found if recording.fold != self.fold]
-        held_out = [recording for recording in found if recording.fold == self.fold]
-        for part, purpose in ((training, "training folds"), (held_out, f"held-out fold {self.fold}")):
-            if not part:
-                raise ValueError(
-                    f"ESC-50 audio of the {purpose} is missing from '{Path(self.root, 'audio')}'. "
-                    "Pass --data.root with the complete data set."
-                )
-        self.train_set = self._dataset(training, columns, training=True)
-        self.val_set = self.test_set = self.predict_set = self._dataset(held_out, columns, training=False)
+    @property
+    def title(self) -> str:
+        return f"{'ESC-10' if self.esc10 else 'ESC-50'} fold {self.fold}"
 
-    def _dataset(self, recordings: list[Recording], columns: dict[int, int], training: bool) -> AudioFileDataset:
-        labels = np.zeros((len(recordings), len(columns)), np.float32)
-        labels[range(len(recordings)), [columns[recording.target] for recording in recordings]] = 1
-        return AudioFileDataset([row.path for row in recordings], self.clip_seconds, training, labels, self.seed)
+    def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
+        root = require_folder(self.root, "ESC-50 folder")
+        metadata = root / "meta" / "esc50.csv"
+        rows = [row for row in read_metadata(metadata) if row.target in self.targets]
+        audio = require_folder(root / "audio", "ESC-50 audio folder")
+        paths, is_found = find_listed(audio, [row.filename for row in rows])
+        columns = {target: column for column, target in enumerate(self.targets)}
+        table = ClipTable(
+            metadata, paths, is_found, label_matrix([[columns[row.target]] for row in rows], len(columns))
+        )
+        training = [row.fold != self.fold for row in rows]
+        held_out = [row.fold == self.fold for row in rows]
+        return {split: table.select(training if split == "training" else held_out) for split in splits}

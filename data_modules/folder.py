@@ -1,50 +1,24 @@
 """Any tree of audio files, without labels."""
 
 import os
-import warnings
-from collections import deque
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from data_modules.base import AudioDataModule, AudioFileDataset, require_folder
+from data_modules.listing import find_audio_files
 from sslam.audio import AUDIO_EXTENSIONS
 
 
-def find_audio_files(root: Path) -> list[str]:
-    """Paths, relative to `root` and sorted, of all audio files below it; hidden files and folders are passed over.
+def is_held_out(name: str, fraction: float) -> bool:
+    """Whether a hash of the name falls into the held-out share: the same wherever the name occurs."""
+    return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big") < fraction * 2**64
 
-    Links are followed, and each folder is listed once, whatever links lead to it. A folder that cannot be listed is
-    left out with a warning.
-    """
-    # Strings, not a Path per file: there may be millions of them.
-    prefix = len(os.path.join(root, ""))  # noqa: PTH118
-    found: list[str] = []
-    listed: set[tuple[int, int]] = set()
-    pending = deque([str(root)])
-    while pending:
-        folder = pending.pop()
-        try:
-            status = Path(folder).stat()
-            if (status.st_dev, status.st_ino) in listed:
-                continue
-            listed.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        # Links come last, so that a folder has its own path wherever that lies below the root too.
-                        (pending.appendleft if entry.is_symlink() else pending.append)(entry.path)
-                    elif entry.name.lower().endswith(AUDIO_EXTENSIONS):
-                        found.append(entry.path[prefix:])
-        except OSError as error:
-            warnings.warn(
-                f"Cannot list the folder '{folder}' ({error.strerror}), so its files are left out. "
-                "Give yourself the right to read it if they are wanted.",
-                stacklevel=2,
-            )
-    return sorted(found)
+
+def check_fraction(val_fraction: float) -> None:
+    """Raises a ValueError if the held-out share does not lie in [0, 1)."""
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must be at least 0 and below 1, got {val_fraction}.")
 
 
 def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
@@ -62,14 +36,12 @@ def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: If the fraction is out of range or leaves one side without files.
     """
-    if not 0 <= fraction < 1:
-        raise ValueError(f"val_fraction must be at least 0 and below 1, got {fraction}.")
+    check_fraction(fraction)
     if fraction == 0:
         return names, []
     parts: tuple[list[str], list[str]] = ([], [])
     for name in names:
-        share = int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big") / 2**64
-        parts[share < fraction].append(name)
+        parts[is_held_out(name, fraction)].append(name)
     if not all(parts):
         side = "training" if parts[1] else "validation"
         raise ValueError(

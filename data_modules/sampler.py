@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from sslam.audio import FileProblem
@@ -29,32 +30,65 @@ class TrainingSampler(DistributedSampler[Any]):
         num_replicas: Number of processes.
         rank: This process.
         seed: Of the order.
+        weights: Draw clips by these, shape (num_clips,), without replacement within an epoch; None gives all the same
+            chance. A clip of weight 0 is never drawn.
+        draws_per_epoch: Clips in an epoch; None takes all.
 
     Raises:
-        ValueError: If there is not one whole batch.
+        ValueError: If there is not one whole batch, or fewer clips to draw from than draws.
     """
 
-    def __init__(self, num_clips: int, batch_size: int, num_replicas: int = 1, rank: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        num_clips: int,
+        batch_size: int,
+        num_replicas: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        weights: NDArray[np.float64] | None = None,
+        draws_per_epoch: int | None = None,
+    ) -> None:
         super().__init__(range(num_clips), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
         self.num_clips = num_clips
         self.clips_per_step = batch_size * num_replicas
+        self.weights = weights
+        self.num_draws = num_clips if draws_per_epoch is None else draws_per_epoch
         self.start = 0
         """Clips, over all processes, that this epoch's next iteration leaves out because they were seen."""
-        if num_clips < self.clips_per_step:
+        num_drawable = num_clips if weights is None else int(np.count_nonzero(weights))
+        if self.num_draws > num_drawable:
             raise ValueError(
-                f"{num_clips} training clips do not fill one batch of {batch_size} on {num_replicas} process(es). "
+                f"draws_per_epoch must be at most the number of training clips to draw from, {num_drawable}, because "
+                f"no clip is drawn twice in an epoch; got {self.num_draws}. Lower --data.draws_per_epoch."
+            )
+        if self.num_draws < self.clips_per_step:
+            raise ValueError(
+                f"{self.num_draws} training clips do not fill one batch of {batch_size} on {num_replicas} process(es). "
                 "Lower --data.batch_size or give more clips."
             )
 
+    def _order(self) -> NDArray[np.int64]:
+        """This epoch's clips (num_draws,), the same on all processes."""
+        rng = np.random.default_rng((self.seed, self.epoch))
+        if self.weights is None:
+            return rng.permutation(self.num_clips)[: self.num_draws]
+        # The clips with the smallest exponential variates of rate `weight` are a weighted sample without replacement
+        # (Efraimidis and Spirakis, Information Processing Letters 97, 2006).
+        with np.errstate(divide="ignore"):
+            keys = rng.standard_exponential(self.num_clips) / self.weights
+        drawn = np.argpartition(keys, self.num_draws - 1)[: self.num_draws]
+        # Shuffled, or the heaviest clips would come first; sorted before, because a partition's order is arbitrary.
+        return rng.permutation(np.sort(drawn))
+
     def __iter__(self) -> Iterator[Request]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.num_clips)
-        end = self.num_clips - (self.num_clips - self.start) % self.clips_per_step
+        order = self._order()
+        end = self.num_draws - (self.num_draws - self.start) % self.clips_per_step
         # Interleaved, so that step b is the same block of the order on any number of processes.
         mine = order[self.start + self.rank : end : self.num_replicas]
         return ((int(index), self.epoch) for index in mine)
 
     def __len__(self) -> int:
-        return self.num_clips // self.clips_per_step * self.clips_per_step // self.num_replicas
+        return self.num_draws // self.clips_per_step * self.clips_per_step // self.num_replicas
 
 
 class EvaluationSampler(DistributedSampler[Any]):

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data_modules.base import AudioDataModule, Sample
+from data_modules.base import STAGE_SPLITS, AudioDataModule, Sample
+from data_modules.events import clip_polyphony
+from data_modules.listing import Listing
 from data_modules.sampler import Request
 from data_modules.sound_events import CLASS_NAMES, SOUND_EVENTS, colored_noise
 from sslam.audio import SAMPLE_RATE, Waveform
@@ -34,21 +36,6 @@ class Scene(NamedTuple):
     """(T,)"""
     stems: Waveform | None
     """(N, T), one row per event, zero outside it."""
-
-
-def degree_of_polyphony(events_E3: NDArray[np.float32], times: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Number of events that sound at each time.
-
-    Args:
-        events_E3: Onset, offset in seconds, class; shape (E, 3). Rows of -1 (no event) count nowhere.
-        times: In seconds, any shape.
-
-    Returns:
-        Counts with the shape of `times`.
-    """
-    onsets, offsets = events_E3[:, 0], events_E3[:, 1]
-    sounding = (onsets <= times[..., None]) & (times[..., None] < offsets)
-    return np.asarray(sounding.sum(axis=-1))
 
 
 class SceneRenderer:
@@ -75,7 +62,7 @@ class SceneRenderer:
                 f"A scene of {events_per_scene[0]} event(s) cannot have a polyphony of {polyphony[0]}. "
                 "Raise the first number of events_per_scene or lower that of polyphony."
             )
-        # The narrowest slot that `_draw_events` can give an event: a third of a lane's mean in the worst case.
+        # The narrowest slot that `draw_events` can give an event: a third of a lane's mean in the worst case.
         if clip_seconds / (3 * (math.ceil(events_per_scene[1] / polyphony[0]) + 4)) < MIN_EVENT_SECONDS:
             raise ValueError(
                 f"{events_per_scene[1]} events with a polyphony of {polyphony[0]} do not fit into {clip_seconds} s. "
@@ -90,7 +77,7 @@ class SceneRenderer:
 
     def render(self, rng: np.random.Generator, with_stems: bool = False) -> Scene:
         """Render one scene; the generator alone decides what it holds."""
-        events = self._draw_events(rng)
+        events = self.draw_events(rng)
         waveform = colored_noise(rng, self.num_samples)
         waveform *= 1 / _rms(waveform)
         background = waveform.copy() if with_stems else None
@@ -111,7 +98,7 @@ class SceneRenderer:
                 part *= gain
         return Scene(waveform, events, background, stems)
 
-    def _draw_events(self, rng: np.random.Generator) -> NDArray[np.float32]:
+    def draw_events(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """Events (N, 3) sorted by onset, of which exactly the drawn polyphony sounds at once at the most.
 
         There are as many lanes as the polyphony. The events of a lane follow each other, and one event of every lane
@@ -187,11 +174,10 @@ class SoundscapesDataset(Dataset[Sample]):
         return self.num_scenes
 
     def __getitem__(self, request: Request | int) -> Sample:
-        """One scene, for an index or a pair (index, epoch), with `labels` (C,), 1 where the class occurs."""
+        """One scene, for an index or a pair (index, epoch), with `polyphony` and multi-hot `labels` (C,)."""
         index, epoch = request if isinstance(request, tuple) else (request, 0)
         number = index + epoch * self.num_scenes if self.fresh_each_epoch else index
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, self.split, number))))
-        scene = self.renderer.render(rng, self.return_stems)
+        scene = self.renderer.render(self._generator(number), self.return_stems)
         labels = torch.zeros(len(SOUND_EVENTS))
         labels[scene.events[:, 2].astype(np.int64)] = 1
         sample: Sample = {
@@ -199,6 +185,7 @@ class SoundscapesDataset(Dataset[Sample]):
             "num_samples": len(scene.waveform),
             "index": index,
             "labels": labels,
+            "polyphony": clip_polyphony(scene.events),
             "skipped": [],
         }
         missing = self.renderer.events_per_scene[1] - len(scene.events)  # a batch needs one shape
@@ -208,6 +195,18 @@ class SoundscapesDataset(Dataset[Sample]):
         if self.return_events:
             sample["events"] = torch.from_numpy(np.pad(scene.events, ((0, missing), (0, 0)), constant_values=NO_EVENT))
         return sample
+
+    def num_classes_with_scenes(self) -> int:
+        """Classes that occur in the set (in its first epoch); looks at scenes until all classes have been seen."""
+        seen: set[int] = set()
+        for number in range(self.num_scenes):
+            seen.update(self.renderer.draw_events(self._generator(number))[:, 2].astype(int).tolist())
+            if len(seen) == len(CLASS_NAMES):
+                break
+        return len(seen)
+
+    def _generator(self, number: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence((self.seed, self.split, number))))
 
 
 class SoundscapesDataModule(AudioDataModule):
@@ -262,10 +261,21 @@ class SoundscapesDataModule(AudioDataModule):
         self.return_events = return_events
         self.renderer = SceneRenderer(self.clip_seconds, events_per_scene, polyphony, event_seconds, snr_db)
 
+    @property
+    def title(self) -> str:
+        return "Soundscapes"
+
     def make_sets(self, stage: str) -> None:
         self.train_set = self._dataset(self.num_train_scenes, 0, self.fresh_each_epoch)
         self.val_set = self._dataset(self.num_val_scenes, 1) if self.num_val_scenes else None
         self.test_set = self.predict_set = self._dataset(self.num_test_scenes, 2)
+        sets = {"training": self.train_set, "validation": self.val_set, "test": self.test_set}
+        for split in STAGE_SPLITS[stage]:
+            scenes = sets[split]
+            if isinstance(scenes, SoundscapesDataset):
+                number = len(scenes)
+                with_scenes = scenes.num_classes_with_scenes()
+                self.listings[split] = Listing(number, number, 0, 0, 0, len(CLASS_NAMES), with_scenes)
 
     def _dataset(self, num_scenes: int, split: int, fresh_each_epoch: bool = False) -> SoundscapesDataset:
         return SoundscapesDataset(

@@ -191,7 +191,7 @@ def test_fit__checkpoints_progress_and_logs_can_be_turned_off() -> None:
     ]
     assert main(["fit", *BARE, *off]) == 0
     (folder,) = run_folders()
-    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "data.json"]
 
 
 def test_fit__keeps_milestones_and_the_last_state() -> None:

@@ -2,12 +2,51 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 
+from data_modules import LabelledDataModule
+from data_modules.base import AudioFileDataset
+
 RATE = 16_000
+
+
+@pytest.fixture
+def write_noise() -> Callable[..., None]:
+    """Writes one file of noise, with its folders."""
+
+    def write(path: Path, seconds: float = 0.1, level: float = 0.1) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(len(path.name)).uniform(-level, level, round(seconds * RATE))
+        soundfile.write(path, noise, RATE)
+
+    return write
+
+
+@pytest.fixture
+def read_split() -> Callable[..., dict[str, tuple[Any, ...]]]:
+    """Reads a whole split through its loader: file name -> (class names, degree of polyphony or None)."""
+
+    def read(data: LabelledDataModule, split: str) -> dict[str, tuple[Any, ...]]:
+        stage = {"training": "fit", "validation": "validate", "test": "test"}[split]
+        data.setup(stage)
+        data.training_augmentation = False
+        dataset = {"training": data.train_set, "validation": data.val_set, "test": data.test_set}[split]
+        loader = {"training": data.train_dataloader, "validation": data.val_dataloader, "test": data.test_dataloader}
+        assert isinstance(dataset, AudioFileDataset)
+        clips: dict[str, tuple[Any, ...]] = {}
+        for batch in loader[split]():
+            for row, index in enumerate(batch["index"].tolist()):
+                names = [data.class_names[column] for column in batch["labels"][row].nonzero().flatten().tolist()]
+                polyphony = int(batch["polyphony"][row]) if "polyphony" in batch else None
+                clips[Path(dataset.path(index)).name] = (names, polyphony)
+        assert len(clips) == len(dataset)
+        return clips
+
+    return read
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -195,6 +196,34 @@ def test_fit__overfit_batches_and_sanity_check_work(tmp_path: Path, write_clips:
     model = Recorder()
     make_trainer(tmp_path, max_epochs=2, overfit_batches=2).fit(model, data)
     assert [indices for indices, _ in model.trained] == [[0, 1], [2, 3]] * 2
+
+
+def test_fit__without_augmentation_every_training_clip_comes_once_in_order_from_its_beginning(
+    tmp_path: Path, write_clips: Callable[..., list[Path]]
+) -> None:
+    paths = write_clips(tmp_path / "audio", 7)
+    (tmp_path / "audio" / "bad.wav").touch()
+    data = FolderDataModule(
+        str(tmp_path / "audio"), batch_size=3, num_workers=0, clip_seconds=0.25, training_augmentation=False
+    )
+    model = Recorder()
+    with pytest.warns(UserWarning, match="1 skipped"):
+        make_trainer(tmp_path, max_epochs=2).fit(model, data)
+    assert [indices for indices, _ in model.trained] == [[1, 2], [3, 4, 5], [6, 7]] * 2  # "bad.wav" comes first
+    beginnings = [AudioFileDataset([str(path)], 0.25, training=False)[0]["waveform"] for path in paths[:2]]
+    assert model.trained[0][1] == float(torch.stack(beginnings).double().sum())
+
+
+def test_audio_file_dataset__a_clip_with_a_start_is_read_from_there_also_in_training(
+    tmp_path: Path, write_clips: Callable[..., list[Path]]
+) -> None:
+    path = str(write_clips(tmp_path, 1, seconds=1.0)[0])
+    whole = AudioFileDataset([path], 1.0, training=False)[0]["waveform"]
+    starts = np.array([0.5, np.nan], np.float32)
+    for training in (True, False):
+        dataset = AudioFileDataset([path, path], 0.25, training, start_seconds=starts)
+        torch.testing.assert_close(dataset[0, 3]["waveform"], whole[8000:12_000])
+    torch.testing.assert_close(dataset[1]["waveform"], whole[:4000])
 
 
 def test_validate_and_predict__every_clip_once(tmp_path: Path, write_clips: Callable[..., list[Path]]) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
@@ -27,11 +28,13 @@ class Requests(Dataset[Any]):
         return {"index": index, "epoch": epoch, "waveform": torch.zeros(4), "skipped": []}
 
 
-def make_loader(size: int, batch_size: int, num_workers: int = 0, world: int = 1, rank: int = 0) -> TrainingLoader:
+def make_loader(
+    size: int, batch_size: int, num_workers: int = 0, world: int = 1, rank: int = 0, **kwargs: Any
+) -> TrainingLoader:
     return TrainingLoader(
         Requests(size),
         on_problems=lambda problems: None,
-        sampler=TrainingSampler(size, batch_size, world, rank, seed=3),
+        sampler=TrainingSampler(size, batch_size, world, rank, seed=3, **kwargs),
         batch_size=batch_size,
         num_workers=num_workers,
         drop_last=True,
@@ -78,6 +81,90 @@ def test_training_sampler__too_few_clips_for_a_batch_are_refused() -> None:
         ValueError, match=r"7 training clips do not fill one batch of 4 on 2 process.*--data.batch_size"
     ):
         TrainingSampler(7, 4, num_replicas=2)
+
+
+WEIGHTS = np.repeat([1.0, 2.0, 4.0, 0.0], [40, 20, 10, 5])
+
+
+def test_training_sampler__weighted_draws_follow_the_naive_sequential_sampling() -> None:
+    """Against the definition: draw one clip after the other, each by its share of what is left."""
+    epochs, draws = 4000, 3
+    weights = np.array([1.0, 2.0, 5.0, 0.5, 0.0])
+    sampler = TrainingSampler(5, 1, weights=weights, draws_per_epoch=draws)
+    counts = np.zeros(5)
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        counts[[index for index, _ in sampler]] += 1
+    rng = np.random.default_rng(1)
+    expected = np.zeros(5)
+    for _ in range(epochs):
+        left = weights.copy()
+        for _ in range(draws):
+            clip = rng.choice(5, p=left / left.sum())
+            left[clip] = 0
+            expected[clip] += 1
+    assert counts[4] == 0
+    # Four standard deviations of the difference of two binomial counts.
+    np.testing.assert_array_less(np.abs(counts - expected), 4 * np.sqrt(epochs / 2) + 1)
+    assert np.abs(counts - epochs * draws * weights / weights.sum()).max() > 4 * np.sqrt(epochs / 2)  # not with them
+
+
+def test_training_sampler__frequencies_follow_the_weights_where_few_of_many_are_drawn() -> None:
+    sampler = TrainingSampler(75, 1, weights=WEIGHTS, draws_per_epoch=3)
+    counts = np.zeros(75)
+    for epoch in range(4000):
+        sampler.set_epoch(epoch)
+        counts[[index for index, _ in sampler]] += 1
+    per_clip = [counts[np.equal(WEIGHTS, weight)].mean() for weight in (1, 2, 4, 0)]
+    assert per_clip[3] == 0
+    assert per_clip[1] / per_clip[0] == pytest.approx(2, rel=0.08)
+    assert per_clip[2] / per_clip[0] == pytest.approx(4, rel=0.08)
+
+
+def test_training_sampler__weighted_clips_come_once_per_epoch_in_an_order_that_does_not_tell_their_weight() -> None:
+    sampler = TrainingSampler(75, 6, weights=WEIGHTS, draws_per_epoch=36)
+    first_half = []
+    for epoch in range(200):
+        sampler.set_epoch(epoch)
+        order = [index for index, _ in sampler]
+        assert len(set(order)) == len(order) == 36
+        assert all(WEIGHTS[order] > 0)
+        first_half.append(WEIGHTS[order[:18]].sum() / WEIGHTS[order].sum())
+    assert np.mean(first_half) == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("weights", [WEIGHTS, None])
+def test_training_sampler__two_ranks_share_the_draws_of_one(weights: Any) -> None:
+    alone = [index for index, _ in TrainingSampler(75, 8, weights=weights, draws_per_epoch=36)]
+    ranks = [
+        [index for index, _ in TrainingSampler(75, 4, 2, rank, weights=weights, draws_per_epoch=36)] for rank in (0, 1)
+    ]
+    assert len(alone) == 32
+    assert len(ranks[0]) == len(ranks[1]) == len(TrainingSampler(75, 4, 2, draws_per_epoch=36)) == 16
+    assert sorted(ranks[0] + ranks[1]) == sorted(alone)
+
+
+@pytest.mark.parametrize("stop", [1, 4, 8])
+def test_training_loader__weighted_draws_resume_in_the_middle_of_an_epoch(stop: int) -> None:
+    draws = {"weights": WEIGHTS, "draws_per_epoch": 36}
+    straight = make_loader(75, 4, **draws)
+    expected = [read_epoch(straight, epoch) for epoch in (2, 3)]
+    assert expected[0] != expected[1]
+    interrupted = make_loader(75, 4, **draws)
+    interrupted.sampler.set_epoch(2)  # type: ignore[attr-defined]
+    batches = iter(interrupted)
+    for _ in range(stop):
+        next(batches)
+    resumed = make_loader(75, 4, **draws)
+    resumed.load_state_dict(interrupted.state_dict())
+    assert read_epoch(resumed, 2) == expected[0][stop:]
+    assert read_epoch(resumed, 3) == expected[1]
+
+
+@pytest.mark.parametrize(("weights", "drawable"), [(WEIGHTS, 70), (None, 75)])
+def test_training_sampler__more_draws_than_clips_are_refused(weights: Any, drawable: int) -> None:
+    with pytest.raises(ValueError, match=f"at most the number of training clips to draw from, {drawable}, .*got 80"):
+        TrainingSampler(75, 4, weights=weights, draws_per_epoch=80)
 
 
 def test_evaluation_sampler__gives_every_clip_once() -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from data_modules import SoundscapesDataModule
+from data_modules.events import degree_of_polyphony
 from data_modules.sound_events import CLASS_NAMES, SOUND_EVENTS
-from data_modules.soundscapes import SceneRenderer, SoundscapesDataset, degree_of_polyphony
+from data_modules.soundscapes import SceneRenderer, SoundscapesDataset
 
 RATE = 16_000
 
@@ -62,6 +63,45 @@ def test_soundscapes__a_batch_has_everything_that_was_asked_for() -> None:
         assert (events[events[:, 2] < 0] == -1).all()
 
 
+def test_soundscapes__polyphony_is_the_largest_number_of_events_at_once() -> None:
+    data = SoundscapesDataModule(8, 40, 4, (1, 6), (1, 4), return_events=True, clip_seconds=2.0, batch_size=40)
+    data.num_workers = 0
+    data.setup("validate")
+    batch = next(iter(data.val_dataloader()))
+    assert batch["polyphony"].dtype == torch.int64
+    times = np.linspace(0, 2, 20_001)
+    for events, polyphony in zip(batch["events"], batch["polyphony"], strict=True):
+        sounding = sum((onset <= times) & (times < offset) for onset, offset, _ in events[events[:, 2] >= 0].numpy())
+        assert int(polyphony) == np.max(sounding)
+    assert set(batch["polyphony"].tolist()) == {1, 2, 3, 4}
+
+
+def test_soundscapes__without_augmentation_training_gives_the_first_epochs_scenes_in_order() -> None:
+    options: dict[str, Any] = {"clip_seconds": 1.0, "batch_size": 3, "num_workers": 0}
+    data = SoundscapesDataModule(7, 1, 1, training_augmentation=False, **options)
+    data.setup("fit")
+    for _ in range(2):
+        batches = list(data.train_dataloader())
+        assert [index for batch in batches for index in batch["index"].tolist()] == list(range(7))
+    dataset = SoundscapesDataset(SceneRenderer(1.0), 7, split=0)
+    assert torch.equal(batches[2]["waveform"][0], dataset[6]["waveform"])
+
+
+def test_soundscapes__listings_count_scenes_and_the_classes_that_occur() -> None:
+    data = SoundscapesDataModule(200, 2, 4, (1, 1), (1, 1), clip_seconds=1.0, num_workers=0)
+    assert data.title == "Soundscapes"
+    data.setup("fit")
+    data.setup("test")
+    assert {split: listing.found for split, listing in data.listings.items()} == {
+        "training": 200,
+        "validation": 2,
+        "test": 4,
+    }
+    assert data.listings["training"].num_classes_with_clips == len(CLASS_NAMES)
+    labels = torch.stack([data.test_set[index]["labels"] for index in range(4)])  # type: ignore[index]
+    assert data.listings["test"].num_classes_with_clips == int(labels.any(dim=0).sum())
+
+
 def test_soundscapes__no_validation_scenes_give_no_validation_loader() -> None:
     data = SoundscapesDataModule(num_val_scenes=0, num_workers=0)
     data.setup("fit")
@@ -78,7 +118,7 @@ def test_scene_renderer__the_degree_of_polyphony_is_in_range_and_exact(
     renderer = SceneRenderer(clip_seconds, events, polyphony)
     degrees = set()
     for seed in range(300):
-        table = renderer._draw_events(np.random.default_rng(seed))
+        table = renderer.draw_events(np.random.default_rng(seed))
         assert events[0] <= len(table) <= events[1]
         assert (table[:, 0] >= 0).all()
         assert (table[:, 1] <= clip_seconds).all()

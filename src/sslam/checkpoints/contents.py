@@ -1,9 +1,9 @@
 """The tensors of a checkpoint file of any kind, under the file's own names and not yet read."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,48 @@ from sslam.checkpoints.restricted_pickle import CheckpointError, Placeholder, Te
 from sslam.checkpoints.torch_file import TorchFile
 
 METADATA_KEY = "sslam"
+FRONTEND_ARGUMENTS: dict[str, tuple[type, ...]] = {
+    "num_frames": (int,),
+    "num_mel_bins": (int,),
+    "mean": (int, float),
+    "std": (int, float),
+    "sample_rate": (int,),
+}
+HEAD = ("pooling", "activation")
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a file says of its networks, as far as it is of the right types; nothing is checked further.
+
+    Attributes:
+        encoder: ``num_heads``, ``num_mel_bins``.
+        frontend: Arguments of :class:`~sslam.frontends.KaldiFbank`: all of them, or none.
+        head: ``pooling`` and ``activation`` of a classifier.
+        class_names: Of a classifier.
+    """
+
+    encoder: dict[str, int] = field(default_factory=dict)
+    frontend: dict[str, int | float] = field(default_factory=dict)
+    head: dict[str, str] = field(default_factory=dict)
+    class_names: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, architecture: object, class_names: object) -> "Stated":
+        """From ``encoder``, ``frontend`` and ``head`` of a file, and its class names."""
+        parts = {name: _entry(architecture, name) for name in ("encoder", "frontend", "head")}
+        frontend = {
+            name: parts["frontend"][name]
+            for name, types in FRONTEND_ARGUMENTS.items()
+            if type(parts["frontend"].get(name)) in types
+        }
+        names = class_names if isinstance(class_names, list) else []
+        return cls(
+            encoder=_plain_integers(parts["encoder"]),
+            frontend=frontend if len(frontend) == len(FRONTEND_ARGUMENTS) else {},
+            head={name: value for name, value in parts["head"].items() if name in HEAD and type(value) is str},
+            class_names=names if all(type(name) is str for name in names) else [],
+        )
 
 
 @dataclass(frozen=True)
@@ -25,14 +67,14 @@ class Contents:
     Attributes:
         shapes: Names of the tensors and their shapes; ``_ema.`` stands before a published teacher's.
         read: Reads the tensor of a name, float32; only while the file is open.
-        stated: Encoder arguments (``num_heads``, ``num_mel_bins``) that the file states.
+        stated: What the file says of the networks in plain values.
         source_sha256: Of the file that it was converted from, or "".
         skipped: What else the file holds, in words.
     """
 
     shapes: dict[str, Shape]
     read: Callable[[str], Tensor]
-    stated: dict[str, int] = field(default_factory=dict)
+    stated: Stated = field(default_factory=Stated)
     source_sha256: str = ""
     skipped: list[str] = field(default_factory=list)
 
@@ -63,7 +105,7 @@ def _contents_of_safetensors(path: Path) -> Contents:
         file = safe_open(path, framework="pt")
         header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        stated = _plain_integers(header.get("hyper_parameters", {}).get("encoder"))
+        stated = Stated.of(header.get("hyper_parameters"), header.get("class_names"))
         source_sha256 = str(header.get("source_sha256", ""))
     except (SafetensorError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({printable(str(error))}). Convert or download it again.") from error
@@ -84,7 +126,8 @@ def _contents_of_torch_file(file: TorchFile) -> Contents:
             "The state dict must hold tensors only; give a checkpoint of EAT, SSLAM or this project. Not tensors:\n  "
             + "\n  ".join(others)
         )
-    skipped = [f"entry {printable(name)}" for name in file.root if name != container] if container else []
+    read = (container, "architecture", "class_names")
+    skipped = [f"entry {printable(name)}" for name in file.root if name not in read] if container else []
     skipped += [f"class {printable(name)} (not run)" for name in sorted(file.skipped_names)]
     return Contents(
         shapes={name: record.shape for name, record in records.items()},
@@ -115,17 +158,19 @@ def _state_dict(root: object) -> tuple[str | None, dict[Any, Any]]:
     )
 
 
-def _stated(root: Mapping[Any, Any]) -> dict[str, int]:
-    """Encoder arguments that the file states in plain values: of a published file, or of a run's checkpoint."""
-    for path in (("cfg", "model"), ("architecture", "encoder")):
-        value: Any = root
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        if isinstance(value, dict):
-            return _plain_integers(value)
-    return {}
+def _stated(root: object) -> Stated:
+    """What the checkpoint of a run states, or else what a published file does."""
+    stated = Stated.of(_entry(root, "architecture"), _entry(root, "class_names", list))
+    if stated.encoder:
+        return stated
+    return replace(stated, encoder=_plain_integers(_entry(_entry(root, "cfg"), "model")))
 
 
-def _plain_integers(arguments: object) -> dict[str, int]:
-    values = arguments if isinstance(arguments, dict) else {}
-    return {name: values[name] for name in ("num_heads", "num_mel_bins") if type(values.get(name)) is int}
+def _entry(values: object, name: str, kind: type = dict) -> Any:
+    """An entry of a mapping, or an empty ``kind`` where there is none of that type."""
+    value = values.get(name) if isinstance(values, dict) else None
+    return value if isinstance(value, kind) else kind()
+
+
+def _plain_integers(arguments: dict[Any, Any]) -> dict[str, int]:
+    return {name: arguments[name] for name in ("num_heads", "num_mel_bins") if type(arguments.get(name)) is int}

@@ -95,6 +95,7 @@ def write_sslam(checkpoint: Checkpoint, path: Path) -> None:
         "format_version": FORMAT_VERSION,
         "kind": checkpoint.kind,
         "hyper_parameters": checkpoint.hyper_parameters,
+        "class_names": checkpoint.class_names,
         "source_sha256": checkpoint.source_sha256,
     }
     metadata = {"format": "pt", METADATA_KEY: json.dumps(header)}
@@ -102,7 +103,11 @@ def write_sslam(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def write_published(checkpoint: Checkpoint, path: Path) -> None:
-    """Write ``{"model": state dict}`` with the published names, the teacher under ``_ema``, positions included."""
+    """Write ``{"model": state dict}`` with the published names, the teacher under ``_ema``, positions included.
+
+    What the published format has no place for (front end, pooling, names of classes) goes beside it under the names of
+    our runs, which other readers pass over.
+    """
     encoder = checkpoint.hyper_parameters["encoder"]
     positions = published.published_positions(encoder["width"], encoder["num_mel_bins"] // encoder["patch_size"])
     tensors = {published.published_name(name): tensor for name, tensor in checkpoint.tensors.items()}
@@ -112,7 +117,15 @@ def write_published(checkpoint: Checkpoint, path: Path) -> None:
     teacher = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if teacher:
         state[published.EMA] = {**teacher, published.POSITIONS: positions.clone()}
-    _write_whole(path, lambda partial: torch.save({"model": state}, partial))
+    stated = {
+        name: checkpoint.hyper_parameters[name]
+        for name in ("encoder", "frontend", "head")
+        if name in checkpoint.hyper_parameters
+    }
+    root: dict[str, object] = {"model": state}
+    if checkpoint.class_names or "frontend" in stated:
+        root |= {"architecture": stated, "class_names": checkpoint.class_names}
+    _write_whole(path, lambda partial: torch.save(root, partial))
 
 
 def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
@@ -137,8 +150,12 @@ def summary(checkpoint: Checkpoint) -> str:
     if "decoder" in checkpoint.hyper_parameters:
         decoder = checkpoint.hyper_parameters["decoder"]
         lines.append("decoder: " + ", ".join(f"{name} {value}" for name, value in decoder.items()))
+    frontend = checkpoint.hyper_parameters.get("frontend", {})
+    lines.append("front end: " + (", ".join(f"{name} {value:g}" for name, value in frontend.items()) or "not stated"))
     if "num_classes" in checkpoint.hyper_parameters:
-        lines.append(f"classes: {checkpoint.hyper_parameters['num_classes']}")
+        first = ", ".join(map(printable, checkpoint.class_names[:3])) or "not named"
+        more = ", ..." if len(checkpoint.class_names) > 3 else ""
+        lines.append(f"classes: {checkpoint.hyper_parameters['num_classes']} ({first}{more})")
     lines += [
         f"{part}: {len(names)} tensors, {sum(tensors[name].numel() for name in names):,} parameters"
         for part, names in parts.items()

@@ -12,13 +12,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from sslam.checkpoints import published
-from sslam.checkpoints.contents import open_contents
+from sslam.checkpoints.contents import Stated, open_contents
 from sslam.checkpoints.published import FINE_TUNED_PARTS, PRE_TRAINED_PARTS, Shape, Sizes
 from sslam.checkpoints.restricted_pickle import CheckpointError, printable
 from sslam.networks.audio_vit import AudioViT
 
-# Parts of a run's checkpoint that hold no weights; the configuration makes them anew.
-WITHOUT_WEIGHTS = ("frontend.", "masking.", "mixing.")
+# Parts of a run's checkpoint that are not read: the configuration makes them anew, or they are the heads of a linear
+# probe's other seeds.
+LEFT_OUT = ("frontend.", "masking.", "mixing.", "augmentation.", "loss.", "metrics.", "probes.")
+ACTIVATIONS = ("sigmoid", "softmax")
 
 
 @dataclass(frozen=True)
@@ -30,11 +32,14 @@ class Checkpoint:
         tensors: ``student.*``, ``decoder.*``, ``teacher.encoder.*``, or ``encoder.*``, ``fc_norm.*``, ``head.*``. Every
             part is whole; parts other than the encoder may be absent.
         hyper_parameters: ``encoder`` and, where there is one, ``decoder``: keyword arguments of
-            :class:`~sslam.networks.AudioViT` and :class:`~sslam.networks.ConvDecoder`; ``num_classes`` of a classifier.
-            ``num_heads`` is None where neither the file nor the width tells it.
+            :class:`~sslam.networks.AudioViT` and :class:`~sslam.networks.ConvDecoder`; ``frontend``, those of
+            :class:`~sslam.frontends.KaldiFbank`, where the file states them; of a classifier ``num_classes`` and
+            ``head``: its ``pooling`` (``cls``, ``mean`` or ``both``) and the ``activation`` that makes probabilities of
+            logits (``sigmoid`` or ``softmax``). ``num_heads`` is None where neither the file nor the width tells it.
         source_sha256: Of the file that ``sslam convert`` made this one from; empty for any other file.
         skipped: What the file holds besides, in words.
         unknown: Names of tensors that belong to no part; empty unless they were allowed.
+        class_names: Of a classifier, in the order of its outputs; empty where the file does not tell.
     """
 
     kind: Literal["pre_trained", "fine_tuned"]
@@ -43,6 +48,7 @@ class Checkpoint:
     source_sha256: str
     skipped: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=list)
 
     def encoder_arguments(self) -> dict[str, Any]:
         """Keyword arguments of :class:`~sslam.networks.AudioViT`.
@@ -57,6 +63,26 @@ class Checkpoint:
                 f"multiple of {published.HEAD_WIDTH}, which would tell it. Give it with --num-heads (num_heads)."
             )
         return arguments
+
+    def build_encoder(self, weights: Literal["student", "teacher"] = "student", drop_path: float = 0.0) -> AudioViT:
+        """The encoder in training mode, on the CPU; see :func:`load_encoder`.
+
+        Raises:
+            CheckpointError: If the file holds no such encoder.
+        """
+        if weights not in ("student", "teacher"):
+            raise CheckpointError(f"weights must be 'student' or 'teacher', got {weights!r}.")
+        prefix = "teacher.encoder." if weights == "teacher" else "student."
+        if self.kind == "fine_tuned" and weights == "student":
+            prefix = "encoder."
+        state = {name.removeprefix(prefix): value for name, value in self.tensors.items() if name.startswith(prefix)}
+        if not state:
+            raise CheckpointError(
+                f"The file holds no {weights}. Use weights='student', or a file of pre-training with its teacher."
+            )
+        encoder = AudioViT(**self.encoder_arguments(), drop_path=drop_path)
+        encoder.load_state_dict(state)
+        return encoder
 
 
 def read_checkpoint(
@@ -81,7 +107,7 @@ def read_checkpoint(
         fine_tuned = any(name.startswith("encoder." if is_ours else "model.") for name in names)
         parts = FINE_TUNED_PARTS if fine_tuned else PRE_TRAINED_PARTS
         positions = [] if is_ours else [name for name in names if name.endswith(published.POSITIONS)]
-        ignored = sorted(name for name in names if is_ours and name.startswith(WITHOUT_WEIGHTS))
+        ignored = sorted(name for name in names if is_ours and name.startswith(LEFT_OUT))
 
         # From here on tensors have our names; `file_names` leads back.
         file_names: dict[str, str] = {}
@@ -103,7 +129,7 @@ def read_checkpoint(
         )
 
         stated = contents.stated
-        num_rows, remainder = divmod(num_mel_bins or stated.get("num_mel_bins", 128), sizes.patch_size)
+        num_rows, remainder = divmod(num_mel_bins or stated.encoder.get("num_mel_bins", 128), sizes.patch_size)
         if remainder or num_rows < 1:
             raise CheckpointError(
                 f"num_mel_bins must be a multiple of the patch size {sizes.patch_size}, got "
@@ -114,9 +140,7 @@ def read_checkpoint(
         return Checkpoint(
             kind="fine_tuned" if fine_tuned else "pre_trained",
             tensors={name: contents.read(file_names[name]) for name in expected},
-            hyper_parameters=_hyper_parameters(
-                sizes, _num_heads(sizes.width, num_heads or stated.get("num_heads")), num_rows
-            ),
+            hyper_parameters=_hyper_parameters(sizes, num_heads, num_rows, stated),
             source_sha256=contents.source_sha256,
             skipped=[
                 *(f"no {part.rstrip('.')} in the file" for part in parts if part not in present),
@@ -125,11 +149,15 @@ def read_checkpoint(
                 *contents.skipped,
             ],
             unknown=unknown,
+            class_names=_class_names(stated, sizes),
         )
 
 
 def load_encoder(
-    path: str | Path, weights: Literal["student", "teacher"] = "student", num_heads: int | None = None
+    path: str | Path,
+    weights: Literal["student", "teacher"] = "student",
+    num_heads: int | None = None,
+    drop_path: float = 0.0,
 ) -> AudioViT:
     """The encoder of a checkpoint of any kind.
 
@@ -137,6 +165,7 @@ def load_encoder(
         path: See :func:`read_checkpoint`.
         weights: Of a pre-trained file, whose encoder: the published evaluations use the student.
         num_heads: See :func:`read_checkpoint`.
+        drop_path: Stochastic depth for fine-tuning, see :class:`~sslam.networks.AudioViT`.
 
     Returns:
         The encoder in training mode, on the CPU.
@@ -144,20 +173,7 @@ def load_encoder(
     Raises:
         CheckpointError: If the file cannot be used or holds no such encoder.
     """
-    if weights not in ("student", "teacher"):
-        raise CheckpointError(f"weights must be 'student' or 'teacher', got {weights!r}.")
-    checkpoint = read_checkpoint(path, num_heads=num_heads)
-    prefix = "teacher.encoder." if weights == "teacher" else "student."
-    if checkpoint.kind == "fine_tuned" and weights == "student":
-        prefix = "encoder."
-    state = {name.removeprefix(prefix): value for name, value in checkpoint.tensors.items() if name.startswith(prefix)}
-    if not state:
-        raise CheckpointError(
-            f"{path} holds no {weights}. Use weights='student', or a file of pre-training with its teacher."
-        )
-    encoder = AudioViT(**checkpoint.encoder_arguments())
-    encoder.load_state_dict(state)
-    return encoder
+    return read_checkpoint(path, num_heads=num_heads).build_encoder(weights, drop_path)
 
 
 def load_pretraining_state(path: str | Path) -> dict[str, Tensor]:
@@ -184,17 +200,20 @@ def _num_heads(width: int, stated: int | None) -> int | None:
     return stated
 
 
-def _hyper_parameters(sizes: Sizes, num_heads: int | None, num_rows: int) -> dict[str, Any]:
+def _hyper_parameters(sizes: Sizes, num_heads: int | None, num_rows: int, stated: Stated) -> dict[str, Any]:
+    num_mel_bins = num_rows * sizes.patch_size
     hyper_parameters: dict[str, Any] = {
         "encoder": {
             "width": sizes.width,
             "depth": sizes.depth,
-            "num_heads": num_heads,
+            "num_heads": _num_heads(sizes.width, num_heads or stated.encoder.get("num_heads")),
             "mlp_ratio": sizes.hidden_width / sizes.width,
             "patch_size": sizes.patch_size,
-            "num_mel_bins": num_rows * sizes.patch_size,
+            "num_mel_bins": num_mel_bins,
         }
     }
+    if stated.frontend:
+        hyper_parameters["frontend"] = _frontend(stated.frontend, num_mel_bins)
     if sizes.decoder_depth:
         hyper_parameters["decoder"] = {
             "width": sizes.width,
@@ -205,7 +224,48 @@ def _hyper_parameters(sizes: Sizes, num_heads: int | None, num_rows: int) -> dic
         }
     if sizes.num_classes:
         hyper_parameters["num_classes"] = sizes.num_classes
+        hyper_parameters["head"] = _head(stated.head, sizes)
     return hyper_parameters
+
+
+def _frontend(stated: dict[str, int | float], num_mel_bins: int) -> dict[str, int | float]:
+    # Comparisons only, which hold for NaN and for integers of any size.
+    rules = {
+        f"num_mel_bins = {num_mel_bins}, as the encoder's": stated["num_mel_bins"] == num_mel_bins,
+        "num_frames between 1 and 1e6": 1 <= stated["num_frames"] <= 1e6,
+        "a sample_rate between 1000 and 768000 Hz": 1000 <= stated["sample_rate"] <= 768_000,
+        "a mean between -1e6 and 1e6": -1e6 <= stated["mean"] <= 1e6,
+        "a std greater than 0 and at most 1e6": 0 < stated["std"] <= 1e6,
+    }
+    for rule, kept in rules.items():
+        if not kept:
+            raise CheckpointError(
+                f"The file states a front end with {printable(stated)}, and it must have {rule}. Give a checkpoint "
+                "that was not altered."
+            )
+    return stated
+
+
+def _head(stated: dict[str, str], sizes: Sizes) -> dict[str, str]:
+    """What the published classifiers are where the file does not tell: CLS token, sigmoid (AudioSet)."""
+    poolings = ("both",) if sizes.pooled_width > sizes.width else ("cls", "mean")
+    head = {"pooling": poolings[0], "activation": ACTIVATIONS[0]} | stated
+    for name, values in {"pooling": poolings, "activation": ACTIVATIONS}.items():
+        if head[name] not in values:
+            raise CheckpointError(
+                f"The file states a classifier with {name} = {printable(head[name])}, and it must be "
+                f"{' or '.join(values)}. Give a checkpoint that was not altered."
+            )
+    return head
+
+
+def _class_names(stated: Stated, sizes: Sizes) -> list[str]:
+    if stated.class_names and len(stated.class_names) != sizes.num_classes:
+        raise CheckpointError(
+            f"The file names {len(stated.class_names)} classes and its classifier has {sizes.num_classes}. Give a "
+            "checkpoint that was not altered."
+        )
+    return stated.class_names
 
 
 def _check_names(

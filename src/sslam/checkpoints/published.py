@@ -87,6 +87,7 @@ class Sizes:
         decoder_kernel_size: Their side.
         decoder_groups: Their groups.
         num_classes: Outputs of the classifier; 0 where the file has none.
+        pooled_width: Its inputs: ``width``, or twice that where it takes CLS token and mean of the patches.
     """
 
     width: int
@@ -98,6 +99,7 @@ class Sizes:
     decoder_kernel_size: int = 0
     decoder_groups: int = 0
     num_classes: int = 0
+    pooled_width: int = 0
 
 
 def _number_of_blocks(names: Iterable[str], prefix: str) -> int:
@@ -124,6 +126,7 @@ def sizes_of(shapes: dict[str, Shape], parts: tuple[str, ...]) -> Sizes:
     conv = shapes.get("decoder.blocks.0.0.weight", ())
     has_decoder = len(conv) == 4 and conv[1] > 0
     head = shapes.get("head.weight", ())
+    takes_both = head[1:] == (2 * patch_embed[0],)
     return Sizes(
         width=patch_embed[0],
         depth=_number_of_blocks(shapes, encoder + "blocks."),
@@ -134,6 +137,7 @@ def sizes_of(shapes: dict[str, Shape], parts: tuple[str, ...]) -> Sizes:
         decoder_kernel_size=conv[2] if has_decoder else 0,
         decoder_groups=max(1, patch_embed[0] // conv[1]) if has_decoder else 0,
         num_classes=head[0] if head else 0,
+        pooled_width=patch_embed[0] * (2 if takes_both else 1),
     )
 
 
@@ -175,8 +179,8 @@ def expected_shapes(sizes: Sizes, parts: Iterable[str]) -> dict[str, Shape]:
         "encoder.": encoder_shapes(sizes),
         "teacher.encoder.": encoder_shapes(sizes),
         "decoder.": decoder_shapes(sizes),
-        "fc_norm.": {"weight": (sizes.width,), "bias": (sizes.width,)},
-        "head.": {"weight": (sizes.num_classes, sizes.width), "bias": (sizes.num_classes,)},
+        "fc_norm.": {"weight": (sizes.pooled_width,), "bias": (sizes.pooled_width,)},
+        "head.": {"weight": (sizes.num_classes, sizes.pooled_width), "bias": (sizes.num_classes,)},
     }
     return {part + name: shape for part in parts for name, shape in networks[part].items()}
 

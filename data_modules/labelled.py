@@ -1,0 +1,113 @@
+"""What labelled data sets share: splits that the metadata lists, taking stock, class-balanced sampling."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_modules.base import STAGE_SPLITS, AudioDataModule, AudioFileDataset
+from data_modules.listing import ClipTable, take_stock
+from data_modules.sampler import TrainingSampler
+
+
+class LabelledDataModule(AudioDataModule):
+    """Base of the labelled data sets of recordings: a subclass says in :meth:`read_splits` what the metadata lists.
+
+    Args:
+        max_missing_fraction: Share of a split's clips whose audio may be missing: from this share on it is an error,
+            below it a warning. Copies of AudioSet miss 5 to 15 %.
+        balanced_sampling: Draw training clips by the weights of :func:`balancing_weights`, without replacement within
+            an epoch, instead of giving each of them once per epoch. Without `training_augmentation` each comes once
+            all the same.
+        draws_per_epoch: Training clips in an epoch, fewer than there are; needed with `balanced_sampling`, because a
+            whole epoch without replacement has every clip once. AS-2M was published with 200 000.
+        **kwargs: Of :class:`~data_modules.base.AudioDataModule`.
+    """
+
+    def __init__(
+        self,
+        max_missing_fraction: float = 0.5,
+        balanced_sampling: bool = False,
+        draws_per_epoch: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if not 0 < max_missing_fraction <= 1:
+            raise ValueError(
+                f"max_missing_fraction must be greater than 0 and at most 1 (all may be missing but one), got "
+                f"{max_missing_fraction}."
+            )
+        if balanced_sampling and draws_per_epoch is None:
+            raise ValueError(
+                "balanced_sampling needs the number of clips in an epoch: pass --data.draws_per_epoch, fewer than "
+                "there are training clips."
+            )
+        self.max_missing_fraction = max_missing_fraction
+        self.balanced_sampling = balanced_sampling
+        self.draws_per_epoch = draws_per_epoch
+
+    def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
+        """Read the metadata, set `class_names`, and look for the audio with one scan.
+
+        Args:
+            splits: Those that are needed, of "training", "validation" and "test".
+
+        Returns:
+            Their tables; a split that the data set does not have is left out.
+
+        Raises:
+            ValueError: If something is missing or wrong, with file, line, value and remedy.
+        """
+        raise NotImplementedError
+
+    def make_sets(self, stage: str) -> None:
+        tables = self.read_splits(STAGE_SPLITS[stage])
+        sets = {split: self._make_set(split, table) for split, table in tables.items()}
+        self.train_set = sets.get("training", self.train_set)
+        self.val_set = sets.get("validation", self.val_set)
+        self.test_set = self.predict_set = sets.get("test", self.test_set)
+
+    def _make_set(self, split: str, table: ClipTable) -> AudioFileDataset:
+        # One process opens the headers: the counts are for people.
+        check_headers = self.trainer is None or self.trainer.is_global_zero
+        listing = take_stock(self.title, split, table, self.max_missing_fraction, check_headers)
+        if listing.missing:
+            warnings.warn(
+                f"{self.title} is incomplete: {listing.found} of the {listing.listed} {split} clips are there. "
+                "The others are left out.",
+                stacklevel=2,
+            )
+        self.listings[split] = listing
+        clips = table.select(table.is_found)
+        return AudioFileDataset(
+            clips.paths,
+            self.clip_seconds,
+            split == "training",
+            clips.labels,
+            self.seed,
+            clips.polyphony,
+            clips.start_seconds,
+        )
+
+    def _training_sampler(self, dataset: Any, num_replicas: int, rank: int) -> TrainingSampler:
+        weights = balancing_weights(dataset.labels) if self.balanced_sampling else None
+        return TrainingSampler(
+            len(dataset), self.batch_size, num_replicas, rank, self.seed, weights, self.draws_per_epoch
+        )
+
+
+def balancing_weights(labels_NC: Any) -> NDArray[np.float64]:
+    """How often a clip is to be drawn: the sum over its classes of 1000 / (clips of the class + 0.01).
+
+    As EAT and SSLAM fine-tune on AS-2M; the formula is PSLA's (Gong et al. 2021, `gen_weight_file.py` of their code).
+
+    Args:
+        labels_NC: Sparse multi-hot labels (N, C).
+
+    Returns:
+        Weights (N,); 0 for a clip without labels.
+    """
+    clips_per_class = np.asarray(labels_NC.sum(axis=0), np.float64)
+    return np.asarray(labels_NC @ (1000 / (clips_per_class + 0.01)))

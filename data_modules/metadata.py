@@ -1,0 +1,77 @@
+"""Reading the tables that come with data sets, with messages that name file, line, value and remedy."""
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+
+def require_file(path: Path, what: str, remedy: str) -> Path:
+    """The file itself.
+
+    Raises:
+        ValueError: If it does not exist.
+    """
+    if not path.is_file():
+        raise ValueError(f"{what} not found: there is no file '{path}'. {remedy}")
+    return path
+
+
+def read_table(
+    path: Path, what: str, columns: Sequence[str], remedy: str, delimiter: str = ","
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a table whose first line names its columns.
+
+    Args:
+        path: A CSV or TSV file.
+        what: What it is, for messages: "ESC-50 metadata".
+        columns: Those that must be there.
+        remedy: What to do where the file is missing or wrong.
+        delimiter: Between the fields.
+
+    Yields:
+        The line's number and the row, without spaces around the values.
+
+    Raises:
+        ValueError: If the file is missing, lacks a column, is empty, or a row is too short.
+    """
+    require_file(path, what, remedy)
+    with path.open(newline="", encoding="utf-8-sig") as file:  # some editors put a byte-order mark first
+        reader = csv.DictReader(file, delimiter=delimiter)
+        reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+        if missing := [column for column in columns if column not in reader.fieldnames]:
+            raise ValueError(
+                f"{what} '{path}' lacks the column(s) {', '.join(missing)}: its first line must name "
+                f"{', '.join(columns)}. {remedy}"
+            )
+        empty = True
+        for row in reader:
+            empty = False
+            if any(row[column] is None for column in columns):
+                raise ValueError(f"{what} '{path}', line {reader.line_num}: has too few fields. {remedy}")
+            yield reader.line_num, {name: (value or "").strip() for name, value in row.items() if name is not None}
+        if empty:
+            raise ValueError(f"{what} '{path}' lists nothing after its first line. {remedy}")
+
+
+def class_column(label: str, columns: Mapping[str, int], path: Path, line: int) -> int:
+    """The column of a label.
+
+    Args:
+        label: As it stands in the file.
+        columns: Column of every class.
+        path: The file, for the message.
+        line: For the message.
+
+    Raises:
+        ValueError: If there is no such class.
+    """
+    column = columns.get(label)
+    if column is None:
+        close = get_close_matches(label, columns, n=1)
+        guess = f"Did you mean '{close[0]}'? " if close else ""
+        raise ValueError(
+            f"'{path}', line {line}: unknown label '{label}', none of the {len(columns)} classes. {guess}Correct the "
+            "line or take the official file."
+        )
+    return column

@@ -1,0 +1,176 @@
+"""The work of ``sslam embed``: files are read ahead, go through the model in batches, and their results are kept.
+
+Shape letters: B pieces of a batch, T samples, L columns, D width, W pooled width, C classes.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from sslam.audio import AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
+from sslam.embedding.embedder import AudioEmbedder, Embeddings
+from sslam.embedding.files import fill
+from sslam.embedding.parts import Columns, FileResult, Parts
+
+MAX_PIECE_SECONDS = 120.0  # what the encoder's table of positions was made for
+TYPICAL_SECONDS = 10.0  # of a clip that the batch size counts
+KEEP_EVERY_SECONDS = 30.0  # so much work is lost by a kill,
+KEEP_EVERY_BYTES = 256 * 2**20  # or so much of results
+READ_AHEAD = 4  # batches
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a file becomes.
+
+    Args:
+        level: Rows for the whole file or for its frames.
+        tags: Instead, so many most probable classes.
+        batch_size: Clips of ten seconds that go through the model at once.
+    """
+
+    level: Literal["clip", "frame"]
+    tags: int | None
+    batch_size: int
+
+
+class Piece(NamedTuple):
+    """One row of a batch's embeddings and where it begins in its file."""
+
+    embeddings: Embeddings
+    row: int
+    start_seconds: float
+
+
+def embed_files(embedder: AudioEmbedder, parts: Parts, wanted: Wanted, readers: ThreadPoolExecutor) -> None:
+    """Embed what is not finished; results are kept now and then, and when it ends in any way."""
+    results: list[FileResult] = []
+    kept_at = time.monotonic()
+    progress = tqdm(total=len(parts.files), initial=len(parts.finished), unit="file", desc="embedding", disable=None)
+    try:
+        for batch, audio in read_batches(parts, wanted.batch_size, embedder.sample_rate, readers):
+            results += embed_batch(embedder, batch, audio, wanted)
+            progress.update(len(batch))
+            num_bytes = sum(result.num_bytes for result in results)
+            if num_bytes > KEEP_EVERY_BYTES or time.monotonic() - kept_at > KEEP_EVERY_SECONDS:
+                parts.add(results)
+                results, kept_at = [], time.monotonic()
+    finally:
+        parts.add(results)
+        progress.close()
+
+
+def batches_of(parts: Parts, batch_size: int) -> list[list[int]]:
+    """Unfinished files, those of about one length together, the longest first.
+
+    Batches are made of all files and kept as a whole, so that a resumed run has the same ones as a straight run and its
+    numbers are the same to the bit.
+    """
+    order = sorted(range(len(parts.files)), key=lambda file: -parts.stated_seconds[file])
+    lengths = [parts.stated_seconds[file] for file in order]
+    batches = (order[run] for run in fill(lengths, batch_size, batch_size * TYPICAL_SECONDS))
+    unfinished = ([file for file in batch if file not in parts.finished] for batch in batches)
+    return [batch for batch in unfinished if batch]
+
+
+def read_batches(
+    parts: Parts, batch_size: int, sample_rate: int, readers: ThreadPoolExecutor
+) -> Iterator[tuple[list[int], list[DecodedAudio | FileProblem]]]:
+    """Batches with their audio, or what is wrong with a file; some are read while the model runs."""
+    pending: deque[tuple[list[int], list[Future[DecodedAudio | FileProblem]]]] = deque()
+    for batch in batches_of(parts, batch_size):
+        pending.append((batch, [readers.submit(read, parts.files[file], sample_rate) for file in batch]))
+        if len(pending) > READ_AHEAD:
+            ready, futures = pending.popleft()
+            yield ready, [future.result() for future in futures]
+    while pending:
+        ready, futures = pending.popleft()
+        yield ready, [future.result() for future in futures]
+
+
+def read(path: str, sample_rate: int) -> DecodedAudio | FileProblem:
+    """A whole file, or why it cannot be used."""
+    try:
+        return decode_audio(path, sample_rate)
+    except AudioFileError as error:
+        return FileProblem(error.path, error.reason, "skipped")
+    except UnicodeEncodeError:  # libsndfile's binding takes no other name
+        return FileProblem(path, "its name is not valid UTF-8", "skipped")
+
+
+def embed_batch(
+    embedder: AudioEmbedder, batch: list[int], audio: Sequence[DecodedAudio | FileProblem], wanted: Wanted
+) -> list[FileResult]:
+    """The results of some files, whose audio or problem is given."""
+    cut = [[] if isinstance(found, FileProblem) else cut_waveform(found.waveform, embedder) for found in audio]
+    pieces = embed_pieces(embedder, [piece for own in cut for piece in own], wanted.batch_size)
+    results = []
+    for file, found, own in zip(batch, audio, cut, strict=True):
+        if isinstance(found, FileProblem):
+            results.append(FileResult(file, problem=found))
+            continue
+        starts = np.cumsum([0, *map(len, own)]) / embedder.sample_rate
+        own_pieces = [Piece(*next(pieces), start) for start in starts[:-1]]
+        columns = rows_of_file(embedder, own_pieces, wanted)
+        results.append(FileResult(file, len(found.waveform) / embedder.sample_rate, columns, found.problem))
+    return results
+
+
+def cut_waveform(waveform: Waveform, embedder: AudioEmbedder) -> list[Waveform]:
+    """A recording longer than two minutes in the fewest pieces of equal length.
+
+    One piece where the number of frames is given: then its beginning counts alone.
+    """
+    most = round(MAX_PIECE_SECONDS * embedder.sample_rate)
+    number = 1 if embedder.num_frames is not None else -(-len(waveform) // most)
+    return np.array_split(waveform, number)
+
+
+def embed_pieces(
+    embedder: AudioEmbedder, pieces: Sequence[Waveform], batch_size: int
+) -> Iterator[tuple[Embeddings, int]]:
+    """Embeddings and the row in them, of each piece."""
+    seconds = [len(piece) / embedder.sample_rate for piece in pieces]
+    for run in fill(seconds, batch_size, batch_size * TYPICAL_SECONDS):
+        num_samples = torch.tensor([len(piece) for piece in pieces[run]])
+        waveform_BT = torch.zeros(len(num_samples), int(num_samples.max()))
+        for row, piece in zip(waveform_BT, pieces[run], strict=True):
+            row[: len(piece)] = torch.from_numpy(piece)
+        embeddings = embedder(waveform_BT, num_samples)
+        yield from ((embeddings, row) for row in range(len(num_samples)))
+
+
+def rows_of_file(embedder: AudioEmbedder, pieces: Sequence[Piece], wanted: Wanted) -> Columns:
+    """Rows of a file from its pieces, in float32.
+
+    Returns:
+        Of tags ``class`` (K,) and ``score`` (K,), the pieces' mean probabilities, highest first; of frames ``time``
+        (L,) in seconds and ``embedding`` (L, D); of clips ``embedding`` (1, W), the mean over the pieces, which are of
+        equal length.
+    """
+    if wanted.tags is not None:
+        logits = [piece.embeddings.logits[piece.row] for piece in pieces if piece.embeddings.logits is not None]
+        probability_C = embedder.probabilities(torch.stack(logits)).mean(dim=0).cpu().numpy()
+        best = np.argsort(-probability_C, kind="stable")[: wanted.tags]
+        return {"class": best, "score": probability_C[best]}
+    if wanted.level == "frame":
+        own = [int(piece.embeddings.num_columns[piece.row]) for piece in pieces]
+        frames = [piece.embeddings.frames[piece.row, :number] for piece, number in zip(pieces, own, strict=True)]
+        times = [
+            piece.embeddings.times[:number].cpu().numpy() + piece.start_seconds
+            for piece, number in zip(pieces, own, strict=True)
+        ]
+        return {"time": np.concatenate(times), "embedding": torch.cat(frames).cpu().numpy()}
+    return {
+        "embedding": torch.stack([piece.embeddings.clip[piece.row] for piece in pieces])
+        .mean(dim=0, keepdim=True)
+        .cpu()
+        .numpy()
+    }

@@ -1,0 +1,295 @@
+"""The Python entry: a checkpoint becomes a function from waveforms to embeddings.
+
+Shape letters: B clips, T samples, P patches, L columns of patches (time), D width, W pooled width, C classes.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sslam.checkpoints import Checkpoint, CheckpointError, read_checkpoint
+from sslam.frontends import KaldiFbank
+from sslam.networks import AudioViT
+from sslam.networks.audio_vit import LAYER_NORM_EPS
+from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
+
+HOP_SECONDS = 0.010
+WINDOW_SECONDS = 0.025
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What the encoder says of B clips, in float32 on the embedder's device.
+
+    Attributes:
+        clip: One vector per clip, (B, W): the CLS token, the mean of the patches, or both in a row (W = 2 D).
+        frames: One vector per column of patches, (B, L, D): the mean over its frequency patches. L is that of the
+            longest clip; what stands behind a clip's own ``num_columns`` is of padding, or zero.
+        times: Centres of the columns in seconds from the clip's beginning, (L,). A column is 16 frames of 10 ms with
+            windows of 25 ms: column t hears from 0.16 t to 0.16 t + 0.175 s, so its centre is at 0.16 t + 0.0875 s.
+        num_columns: Columns that hear some of the clip, int64 (B,).
+        logits: Of a classifier, (B, C); None for other checkpoints.
+    """
+
+    clip: Tensor
+    frames: Tensor
+    times: Tensor
+    num_columns: Tensor
+    logits: Tensor | None
+
+
+class Head(NamedTuple):
+    """The classifier of a fine-tuned checkpoint."""
+
+    layers: nn.Sequential
+    pooling: Pooling
+    activation: Literal["sigmoid", "softmax"]
+
+
+class AnyLengthFbank(KaldiFbank):
+    """Filter banks whose number of frames is set for each clip, so that none is of an unexpected length."""
+
+    def _warn_of_other_length(self, num_samples: int) -> None:
+        pass
+
+
+class AudioEmbedder:
+    """An encoder with its front end, in evaluation mode: waveforms in, embeddings out.
+
+    A clip's frames (10 ms each) are rounded up to whole columns of patches, as padding with zeros does in the published
+    code. Only clips with the same number of columns go through the encoder together, so that padding to a longer clip
+    never counts: the embedding of a clip does not depend on its batch mates, up to the rounding of matrix products.
+
+    Args:
+        encoder: Takes the front end's features.
+        frontend: With the statistics that the encoder was trained with; its ``num_frames`` is not used.
+        pooling: Of ``Embeddings.clip``.
+        num_frames: Frames that every clip is padded or cut to, a multiple of the patch size; None takes each clip's
+            own. The published evaluations use 1024 for 10 s.
+        head: Classifier for ``Embeddings.logits``.
+        class_names: Of the classifier.
+        device: Where to compute; None takes a GPU if there is one.
+
+    Raises:
+        ValueError: If the pooling is unknown, or ``num_frames`` is no multiple of the patch size or too large.
+    """
+
+    def __init__(
+        self,
+        encoder: AudioViT,
+        frontend: KaldiFbank,
+        pooling: Pooling = "cls",
+        num_frames: int | None = None,
+        head: Head | None = None,
+        class_names: list[str] | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        if pooling not in get_args(Pooling):
+            raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
+        longest = encoder.max_columns * encoder.patch_size
+        if num_frames is not None and (num_frames % encoder.patch_size or not 0 < num_frames <= longest):
+            raise ValueError(
+                f"num_frames must be a multiple of {encoder.patch_size} and at most {longest}, got {num_frames}. Give "
+                "1024 for 10 s, 512 for 5 s, 128 for 1 s, or leave it out."
+            )
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.encoder = encoder.to(self.device).eval()
+        self.frontend = AnyLengthFbank(**frontend.architecture()).to(self.device)  # type: ignore[arg-type]
+        self.pooling: Pooling = pooling
+        self.num_frames = num_frames
+        self.head = head._replace(layers=head.layers.to(self.device).eval()) if head else None
+        self.class_names = class_names or []
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        weights: Literal["student", "teacher"] = "student",
+        device: str | torch.device | None = None,
+        pooling: Pooling = "cls",
+        num_frames: int | None = None,
+        mean: float | None = None,
+        std: float | None = None,
+    ) -> "AudioEmbedder":
+        """From a checkpoint of a run, a file of ``sslam convert``, or a published file; nothing in it is executed.
+
+        Args:
+            path: The file.
+            weights: Which encoder of a pre-trained file.
+            device: See the class.
+            pooling: See the class.
+            num_frames: See the class.
+            mean: Mean of the log-mels that the encoder was trained with; by default what the file states. A published
+                file states none: then AudioSet's are taken, with a warning.
+            std: Standard deviation likewise.
+
+        Raises:
+            CheckpointError: If the file cannot be used.
+            ValueError: See the class.
+        """
+        return cls.of(read_checkpoint(path), weights, device, pooling, num_frames, mean, std)
+
+    @classmethod
+    def of(
+        cls,
+        checkpoint: Checkpoint,
+        weights: Literal["student", "teacher"] = "student",
+        device: str | torch.device | None = None,
+        pooling: Pooling = "cls",
+        num_frames: int | None = None,
+        mean: float | None = None,
+        std: float | None = None,
+    ) -> "AudioEmbedder":
+        """As :meth:`from_checkpoint`, of a checkpoint that was read already."""
+        encoder = checkpoint.build_encoder(weights)
+        frontend: dict[str, Any] = {"num_mel_bins": encoder.num_mel_bins} | checkpoint.hyper_parameters.get(
+            "frontend", {}
+        )
+        frontend |= {name: value for name, value in {"mean": mean, "std": std}.items() if value is not None}
+        if not {"mean", "std"} <= frontend.keys():
+            warnings.warn(
+                "The checkpoint does not state the mean and standard deviation of its log-mels, so AudioSet's -4.268 "
+                "and 4.569 are taken. Pass mean and std if it was trained with others.",
+                stacklevel=3,
+            )
+        return cls(
+            encoder, KaldiFbank(**frontend), pooling, num_frames, _head(checkpoint), checkpoint.class_names, device
+        )
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate in Hz that waveforms must have."""
+        return self.frontend.sample_rate
+
+    @property
+    def clip_width(self) -> int:
+        """W, the size of ``Embeddings.clip``."""
+        return pooled_width(self.encoder.width, self.pooling)
+
+    @property
+    def num_classes(self) -> int:
+        """C, or 0 without a classifier."""
+        return 0 if self.head is None else len(self.head.layers[-1].bias)  # type: ignore[arg-type]
+
+    def columns_in(self, num_samples: Tensor) -> Tensor:
+        """Columns of patches that hear some of a clip of so many samples; no more than ``num_frames`` allows."""
+        patch_size = self.encoder.patch_size
+        num_frames = self.frontend.frames_in(num_samples)
+        if self.num_frames is not None:
+            num_frames = num_frames.clamp(max=self.num_frames)
+        return torch.div(num_frames + patch_size - 1, patch_size, rounding_mode="floor")
+
+    @torch.no_grad()
+    def __call__(self, waveform: Tensor | NDArray[np.floating[Any]], num_samples: Tensor | None = None) -> Embeddings:
+        """Embed a clip or several.
+
+        Args:
+            waveform: Samples in [-1, 1] at ``sample_rate`` (16 kHz), of one clip (T,) or several (B, T); every row is
+                one channel. 25 ms to two minutes.
+            num_samples: True lengths (B,) where shorter clips are padded at the end; None: all of T.
+
+        Returns:
+            The embeddings; B is 1 for a single clip.
+
+        Raises:
+            ValueError: If the waveform is not of floating-point numbers, not finite, or of a wrong shape or length.
+        """
+        waveform_BT, num_samples_B = self._checked(waveform, num_samples)
+        own_columns_B = num_columns_B = self.columns_in(num_samples_B)
+        if self.num_frames is not None:
+            num_columns_B = torch.full_like(own_columns_B, self.num_frames // self.encoder.patch_size)
+        longest = int(num_columns_B.max())
+        clip_BW = waveform_BT.new_empty(len(waveform_BT), self.clip_width)
+        frames_BLD = waveform_BT.new_zeros(len(waveform_BT), longest, self.encoder.width)
+        logits_BC = waveform_BT.new_empty(len(waveform_BT), self.num_classes) if self.head else None
+        for num_columns in num_columns_B.unique().tolist():
+            rows = (num_columns_B == num_columns).nonzero().squeeze(1)
+            tokens_BPD = self._encode(waveform_BT[rows], num_samples_B[rows], num_columns)
+            clip_BW[rows] = pool_tokens(tokens_BPD, self.pooling)
+            frames_BLD[rows, :num_columns] = tokens_BPD[:, 1:].unflatten(1, (num_columns, -1)).mean(dim=2)
+            if self.head is not None and logits_BC is not None:
+                logits_BC[rows] = self.head.layers(pool_tokens(tokens_BPD, self.head.pooling))
+        times_L = self.column_times(longest).to(self.device)
+        return Embeddings(clip_BW, frames_BLD, times_L, own_columns_B, logits_BC)
+
+    def probabilities(self, logits_BC: Tensor) -> Tensor:
+        """Of the classes, (B, C): each for itself, or summing to 1 where the classifier was trained for one label."""
+        assert self.head is not None
+        return logits_BC.sigmoid() if self.head.activation == "sigmoid" else logits_BC.softmax(dim=-1)
+
+    def column_times(self, num_columns: int) -> Tensor:
+        """Centres of the first columns in seconds, (L,)."""
+        column_hops = self.encoder.patch_size
+        middle = ((column_hops - 1) * HOP_SECONDS + WINDOW_SECONDS) / 2
+        return torch.arange(num_columns) * (column_hops * HOP_SECONDS) + middle
+
+    def _checked(
+        self, waveform: Tensor | NDArray[np.floating[Any]], num_samples: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        waveform_BT = torch.as_tensor(waveform)
+        if not waveform_BT.is_floating_point():
+            raise ValueError(
+                f"The waveform must hold floating-point samples in [-1, 1], got {waveform_BT.dtype}. Divide 16-bit "
+                "samples by 32768."
+            )
+        if waveform_BT.dim() == 1:
+            waveform_BT = waveform_BT[None]
+        if waveform_BT.dim() != 2 or not len(waveform_BT):
+            raise ValueError(
+                f"The waveform must have the shape (T,) or (B, T), got {tuple(waveform_BT.shape)}. Average channels "
+                "first."
+            )
+        waveform_BT = waveform_BT.to(self.device, torch.float32)
+        if not waveform_BT.isfinite().all():
+            raise ValueError("The waveform holds NaN or infinite samples. Leave such clips out.")
+        most = waveform_BT.shape[1]
+        if num_samples is None:
+            num_samples = torch.full((len(waveform_BT),), most)
+        num_samples_B = torch.as_tensor(num_samples).to(self.device)
+        if num_samples_B.shape != (len(waveform_BT),) or int(num_samples_B.max()) > most:
+            raise ValueError(
+                f"num_samples must be {len(waveform_BT)} lengths of at most {most} samples, got "
+                f"{num_samples_B.tolist()}."
+            )
+        least = self.frontend.window_length
+        if (shortest := int(num_samples_B.min())) < least:
+            raise ValueError(
+                f"A clip must have at least {least} samples ({1000 * WINDOW_SECONDS:g} ms), got {shortest}. Pad it "
+                "with zeros."
+            )
+        if (longest := int(self.columns_in(num_samples_B).max())) > self.encoder.max_columns:
+            raise ValueError(
+                f"A clip must be at most {self.encoder.max_columns} columns (two minutes) long, got {longest}. Cut it "
+                "into pieces, or pass num_frames to embed its beginning only."
+            )
+        return waveform_BT, num_samples_B
+
+    def _encode(self, waveform_BT: Tensor, num_samples_B: Tensor, num_columns: int) -> Tensor:
+        """Tokens (B, 1 + P, D) of clips with the same number of columns."""
+        self.frontend.num_frames = num_columns * self.encoder.patch_size
+        # A length that follows from the columns alone, so that sums run alike whatever the batch was padded to.
+        wanted = self.frontend.window_length + self.frontend.num_frames * self.frontend.hop_length - 1
+        if self.num_frames is None:
+            missing = wanted - waveform_BT.shape[1]
+            waveform_BT = nn.functional.pad(waveform_BT, (0, max(0, missing)))[:, :wanted]
+        tokens_BPD: Tensor = self.encoder(self.frontend(waveform_BT, num_samples_B))
+        return tokens_BPD
+
+
+def _head(checkpoint: Checkpoint) -> Head | None:
+    if "head.weight" not in checkpoint.tensors:
+        return None
+    if "fc_norm.weight" not in checkpoint.tensors:
+        raise CheckpointError("The file holds a classifier's head without its norm (fc_norm). Give a whole checkpoint.")
+    weight_CW = checkpoint.tensors["head.weight"]
+    norm = nn.LayerNorm(weight_CW.shape[1], eps=LAYER_NORM_EPS)
+    linear = nn.Linear(weight_CW.shape[1], weight_CW.shape[0])
+    for name, module in {"fc_norm.": norm, "head.": linear}.items():
+        module.load_state_dict({key: checkpoint.tensors[name + key] for key in ("weight", "bias")})
+    return Head(nn.Sequential(norm, linear), **checkpoint.hyper_parameters["head"])

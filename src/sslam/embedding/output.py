@@ -1,0 +1,92 @@
+"""The files that ``sslam embed`` writes, each from arrays that may be larger than the memory."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sslam.audio import FileProblem
+from sslam.embedding.parts import Merged
+
+GROUP_BYTES = 64 * 2**20  # of a row group of a parquet file, and of what is held in memory
+
+Writer = Callable[[Path, list[str], Merged, Mapping[str, Any]], None]
+
+
+def write_npz(path: Path, files: list[str], merged: Merged, about: Mapping[str, Any]) -> None:
+    """``files`` (N,), ``seconds`` (N,), ``embeddings``, and ``about``, a JSON text on how they were made.
+
+    ``embeddings`` is (N, W) for clips. For frames it is (R, D), with ``file_index`` (R,), the row's position in
+    ``files``, and ``time`` (R,) in seconds.
+    """
+    good = merged.num_rows > 0
+    arrays: dict[str, Any] = {
+        "files": np.array(files)[good],
+        "seconds": merged.seconds[good],
+        "embeddings": merged.columns["embedding"],
+        "about": np.array(json.dumps(about)),
+    }
+    if "time" in merged.columns:
+        arrays["file_index"] = np.repeat(np.arange(good.sum()), merged.num_rows[good])
+        arrays["time"] = merged.columns["time"]
+    with path.open("wb") as stream:
+        np.savez(stream, **arrays)
+
+
+def write_parquet(path: Path, files: list[str], merged: Merged, about: Mapping[str, Any]) -> None:
+    """Columns ``file``, ``seconds`` and ``embedding``; for frames ``file``, ``time`` and ``embedding``.
+
+    ``embedding`` is a list of float32 of fixed size. The schema's metadata has a JSON text ``sslam`` on how they were
+    made.
+    """
+    embedding = merged.columns["embedding"]
+    width = embedding.shape[1]
+    is_of_frames = "time" in merged.columns
+    place = "time" if is_of_frames else "seconds"
+    schema = pa.schema(
+        [("file", pa.string()), (place, pa.float64()), ("embedding", pa.list_(pa.float32(), width))],
+        metadata={"sslam": json.dumps(about)},
+    )
+    # Arrow takes UTF-8 only, and a file name on Linux is any bytes.
+    names = [name.encode(errors="backslashreplace").decode() for name in files]
+    file_of_row = np.repeat(np.arange(len(files)), merged.num_rows)
+    rows_at_once = max(1, GROUP_BYTES // (4 * width))
+    with pq.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(embedding), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            numbers = file_of_row[rows]
+            places = merged.columns["time"][rows] if is_of_frames else merged.seconds[numbers]
+            vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding[rows].ravel()), width)
+            columns = [pa.array([names[number] for number in numbers]), pa.array(places, pa.float64()), vectors]
+            writer.write_table(pa.table(columns, schema=schema))
+
+
+def write_tags(path: Path, files: list[str], merged: Merged, about: Mapping[str, Any]) -> None:
+    """A CSV file with the columns file, rank (from 1), label and score; as many rows per file as there are tags."""
+    labels = about["class_names"]
+    scores, classes = merged.columns["score"], merged.columns["class"]
+    row = 0
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("file", "rank", "label", "score"))
+        for name, num_rows in zip(files, merged.num_rows.tolist(), strict=True):
+            for rank in range(num_rows):
+                number = int(classes[row + rank])
+                writer.writerow((name, rank + 1, labels[number] if labels else number, f"{scores[row + rank]:.6g}"))
+            row += num_rows
+
+
+def write_bad_files(path: Path, problems: Iterable[FileProblem]) -> None:
+    """A CSV file with the columns path, reason and action, as the data modules write it."""
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(FileProblem._fields)
+        writer.writerows(problems)
+
+
+WRITERS: dict[str, Writer] = {".npz": write_npz, ".parquet": write_parquet, ".csv": write_tags}

@@ -1,0 +1,375 @@
+"""What an evaluation leaves in its run folder: a record of numbers and where they come from, and all scores.
+
+Read and written without torch, so that `sslam report` answers at once. Shape letters: H heads, N clips, C classes.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+import sslam
+
+if TYPE_CHECKING:
+    from sslam.metrics import ClassificationResults
+
+FORMAT_VERSION = 1
+PATTERN = "results-*.json"
+
+
+class RecordError(ValueError):
+    """A results file that cannot be used; the message says why."""
+
+
+@dataclass(frozen=True)
+class SplitCounts:
+    """Clips of a split: listed by the metadata, found on disk, missing, and unreadable among those looked at."""
+
+    listed: int
+    found: int
+    missing: int
+    unreadable: int
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Which data was scored.
+
+    Args:
+        title: Name in tables; `ESC-50 fold 3` is the third fold of ESC-50.
+        class_path: Of the data module.
+        splits: Counts of `training`, `validation` and `test`, as far as the run used them.
+        num_clips: Clips that were scored.
+        num_classes: Of the data set.
+        num_classes_with_support: Of which at least one clip was scored.
+    """
+
+    title: str
+    class_path: str
+    splits: dict[str, SplitCounts]
+    num_clips: int
+    num_classes: int
+    num_classes_with_support: int
+
+    @property
+    def name(self) -> str:
+        """The title without the fold."""
+        return re.sub(r" fold \d+$", "", self.title)
+
+    @property
+    def fold(self) -> int | None:
+        """The fold in the title, if there is one."""
+        found = re.search(r" fold (\d+)$", self.title)
+        return int(found[1]) if found else None
+
+
+@dataclass(frozen=True)
+class CheckpointFacts:
+    """Which weights were evaluated: `student`, `teacher` or `random`, under which name, from which file."""
+
+    label: str
+    weights: str
+    path: str | None
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Average precision of a class (nan without support) and how many of the scored clips have it."""
+
+    name: str
+    support: int
+    average_precision: float
+
+
+@dataclass(frozen=True)
+class PolyphonyScore:
+    """mAP among the clips in which this many events sound at once, and what random scores reach there."""
+
+    polyphony: int
+    num_clips: int
+    num_classes: int
+    mean_average_precision: float
+    chance: float
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """The numbers of one evaluation, with everything that is needed to trust them. Shares lie in [0, 1].
+
+    Args:
+        experiment: Name of the experiment.
+        run_id: Name of the run.
+        method: Class of the method: `LinearProbe` or `FineTune`.
+        stage: `test` or `validation`.
+        epoch: Of the evaluated weights.
+        step: Of the evaluated weights.
+        seed: Of the run.
+        data: What was scored.
+        checkpoint: What was evaluated.
+        metrics: `map`, `d_prime`, `lwlrap` and, for one label per clip, `accuracy`; means over the heads.
+        spread: Standard deviations (ddof 1) of the metrics over the heads; empty if there is one.
+        per_class: In the data's order of classes; means over the heads.
+        by_polyphony: Ascending; empty where onsets are not known.
+        confusion: For one label per clip: rows true classes, columns classes found, in clips, summed over the heads.
+        learning_rate: The highest one that was used.
+        num_heads: Classifiers that were trained with different seeds and evaluated on the same clips.
+        config: File with everything the run was given.
+        git_commit: Of the code.
+        version: Of sslam.
+        date: ISO 8601, with time zone.
+    """
+
+    experiment: str
+    run_id: str
+    method: str
+    stage: str
+    epoch: int
+    step: int
+    seed: int
+    data: DataFacts
+    checkpoint: CheckpointFacts
+    metrics: dict[str, float]
+    spread: dict[str, float]
+    per_class: list[ClassScore]
+    by_polyphony: list[PolyphonyScore]
+    confusion: list[list[int]] | None
+    learning_rate: float | None = None
+    num_heads: int = 1
+    config: str | None = None
+    git_commit: str | None = None
+    version: str = sslam.__version__
+    date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+
+    @classmethod
+    def of(
+        cls,
+        results: "Sequence[ClassificationResults]",
+        class_names: Sequence[str],
+        title: str,
+        class_path: str,
+        splits: dict[str, SplitCounts],
+        **origin: Any,
+    ) -> "EvaluationRecord":
+        """The record of one or several heads on the same clips.
+
+        Args:
+            results: One for each head.
+            class_names: In the order of the scores.
+            title: See :class:`DataFacts`.
+            class_path: See :class:`DataFacts`.
+            splits: See :class:`DataFacts`.
+            **origin: The other fields, from `experiment` to `checkpoint` and from `learning_rate` on.
+        """
+        first = results[0]
+        values = {name: [result.scalars()[name] for result in results] for name in first.scalars()}
+        precision_C = np.mean([result.average_precision_C for result in results], axis=0)
+        degrees = zip(*(result.by_polyphony for result in results), strict=True)
+        confusions = [result.confusion_CC for result in results if result.confusion_CC is not None]
+        return cls(
+            data=DataFacts(
+                title, class_path, splits, first.num_clips, first.num_classes, first.num_classes_with_support
+            ),
+            metrics={name: float(np.mean(numbers)) for name, numbers in values.items()},
+            spread={name: deviation(numbers) for name, numbers in values.items()} if len(results) > 1 else {},
+            per_class=[
+                ClassScore(name, int(support), float(precision))
+                for name, support, precision in zip(class_names, first.support_C, precision_C, strict=True)
+            ],
+            by_polyphony=[
+                PolyphonyScore(
+                    polyphony=rows[0].polyphony,
+                    num_clips=rows[0].num_clips,
+                    num_classes=rows[0].num_classes,
+                    mean_average_precision=float(np.mean([row.mean_average_precision for row in rows])),
+                    chance=rows[0].chance,
+                )
+                for rows in degrees
+            ],
+            confusion=np.sum(confusions, axis=0).tolist() if confusions else None,
+            num_heads=len(results),
+            **origin,
+        )
+
+
+def deviation(numbers: Sequence[float]) -> float:
+    """Standard deviation with ddof 1; nan if a number is not finite."""
+    return float(np.std(numbers, ddof=1)) if np.isfinite(numbers).all() else math.nan
+
+
+@dataclass(frozen=True)
+class Run:
+    """A record and the file that it was read from."""
+
+    path: Path
+    record: EvaluationRecord
+
+    @property
+    def name(self) -> str:
+        """Experiment and run."""
+        return f"{self.record.experiment}/{self.record.run_id}"
+
+    @property
+    def config(self) -> str | None:
+        """The run's config file: the one the record names, else the one beside it."""
+        beside = self.path.with_name("config.yaml")
+        return self.record.config or (str(beside) if beside.is_file() else None)
+
+
+def write_record(folder: Path, record: EvaluationRecord, results: "Sequence[ClassificationResults]") -> Path:
+    """Write `results-<stage>.json`, and `scores-<stage>.npz` with `scores` (H, N, C), `labels` (N, C), `index` (N,),
+    `polyphony` (N,) where it is known, and `class_names` (C,).
+
+    Each file is whole at any time: it is written beside and renamed. Those of an earlier evaluation are replaced.
+
+    Returns:
+        The JSON file.
+    """
+    first = results[0]
+    arrays: dict[str, Any] = {
+        "scores": np.stack([result.scores_NC for result in results]),
+        "labels": first.labels_NC,
+        "index": first.index_N,
+        "class_names": np.array([score.name for score in record.per_class]),
+    }
+    if first.polyphony_N is not None:
+        arrays["polyphony"] = first.polyphony_N
+
+    def write_scores(path: Path) -> None:
+        with path.open("wb") as file:  # np.savez would add its extension to a name
+            np.savez(file, **arrays)
+
+    content = {"format_version": FORMAT_VERSION, **_without_nan(dataclasses.asdict(record))}
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_whole(folder / f"scores-{record.stage}.npz", write_scores)
+    path = folder / f"results-{record.stage}.json"
+    _write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+    return path
+
+
+def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no nan: null. (An infinite d' stays, as Python's json writes and reads it.)"""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def read_record(path: Path) -> EvaluationRecord:
+    """One results file.
+
+    Raises:
+        RecordError: If it cannot be read, or is not what :func:`write_record` writes.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged or cut short ({error}). Evaluate the run again.") from error
+    version = content.pop("format_version", None) if isinstance(content, dict) else None
+    if version != FORMAT_VERSION:
+        raise RecordError(
+            f"{path} is not a results file of format {FORMAT_VERSION} (format_version is {version!r}). Evaluate the "
+            "run again with this version of sslam."
+        )
+    try:
+        record: EvaluationRecord = _typed(EvaluationRecord, content, "")
+    except RecordError as error:
+        raise RecordError(f"{path}: {error}. Evaluate the run again.") from None
+    confusion = record.confusion or []
+    lengths = {len(record.per_class), *(len(confusion) for _ in confusion), *(len(line) for line in confusion)}
+    if lengths != {record.data.num_classes}:
+        raise RecordError(
+            f"{path}: per_class and confusion must have {record.data.num_classes} classes as the data has, got "
+            f"{', '.join(map(str, sorted(lengths)))}. Evaluate the run again."
+        )
+    return record
+
+
+def _typed(kind: Any, value: Any, name: str) -> Any:
+    """A value of JSON as the dataclass, list, dict or plain value it should be.
+
+    Raises:
+        RecordError: If it is something else.
+    """
+    wrong = RecordError(f"{name or 'the file'} should be {getattr(kind, '__name__', kind)}, got {str(value)[:40]!r}")
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise wrong
+        hints = get_type_hints(kind)
+        if unknown := value.keys() - hints.keys():
+            raise RecordError(f"{name or 'the file'} has an unknown entry {min(unknown)!r}")
+        required = {
+            entry.name
+            for entry in dataclasses.fields(kind)
+            if entry.default is entry.default_factory is dataclasses.MISSING
+        }
+        if missing := required - value.keys():
+            raise RecordError(f"{name or 'the file'} has no entry {min(missing)!r}")
+        return kind(**{key: _typed(hints[key], entry, f"{name}.{key}".lstrip(".")) for key, entry in value.items()})
+    if get_origin(kind) is UnionType:
+        (kind,) = (option for option in get_args(kind) if option is not NoneType)
+        return None if value is None else _typed(kind, value, name)
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_typed(get_args(kind)[0], entry, f"{name}[{number}]") for number, entry in enumerate(value)]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: _typed(get_args(kind)[1], entry, f"{name}.{key}") for key, entry in value.items()}
+    if kind is float and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
+        return math.nan if value is None else float(value)
+    if get_origin(kind) is not None or not isinstance(value, kind) or isinstance(value, bool):
+        raise wrong
+    return value
+
+
+def read_records(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
+    """All results under files, run folders and trees of run folders, and what is wrong with those not among them.
+
+    Returns:
+        The runs, oldest first, each file once; and one message for each path or file that cannot be used.
+    """
+    runs: dict[Path, Run] = {}
+    problems: dict[str, None] = {}  # as an ordered set
+    for path in paths:
+        files = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
+        if not path.exists():
+            problems[f"There is no {path}. Pass run folders, or folders of them such as runs/."] = None
+            continue
+        if not files:
+            problems[
+                f"{path} holds no results ({PATTERN}). Evaluate first, for example with sslam test, and pass the run's "
+                "folder."
+            ] = None
+        for file in files:
+            try:
+                runs.setdefault(file.resolve(), Run(file, read_record(file)))
+            except RecordError as error:
+                problems[str(error)] = None
+    return sorted(runs.values(), key=lambda run: (_moment(run.record.date), run.name)), list(problems)
+
+
+def _moment(date: str) -> float:
+    try:
+        return datetime.fromisoformat(date).timestamp()
+    except ValueError:
+        return -math.inf

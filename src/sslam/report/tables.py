@@ -1,0 +1,378 @@
+"""Runs as a table like those of the paper: data sets beside each other, checkpoints below each other, per method."""
+
+import csv
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from io import StringIO
+from typing import NamedTuple
+
+import numpy as np
+
+from sslam.report.results import CheckpointFacts, EvaluationRecord, Run, SplitCounts, deviation
+
+SHORT_HASH = 12
+
+
+class Metric(NamedTuple):
+    """How a metric is shown: a share in per cent with one digit, anything else as it is."""
+
+    key: str
+    title: str
+    is_share: bool
+
+    @property
+    def heading(self) -> str:
+        return f"{self.title} (%)" if self.is_share else self.title
+
+    def number(self, value: float) -> str:
+        """`64.2` for .642, `–` for nan."""
+        if math.isnan(value):
+            return "–"
+        return f"{100 * value:.1f}" if self.is_share else f"{value:.2f}".replace("inf", "∞")
+
+
+ACCURACY = Metric("accuracy", "accuracy", is_share=True)
+MAP = Metric("map", "mAP", is_share=True)
+METRICS = (ACCURACY, MAP, Metric("d_prime", "d'", is_share=False), Metric("lwlrap", "lwlrap", is_share=True))
+
+
+class Value(NamedTuple):
+    """Mean and standard deviation (ddof 1; nan where there is only one) over `over`: `5 folds`, `3 seeds`, ..."""
+
+    mean: float
+    sd: float
+    over: str
+
+    def text(self, metric: Metric) -> str:
+        """`64.2 ± 1.3`."""
+        spread = "" if math.isnan(self.sd) else f" ± {metric.number(self.sd)}"
+        return metric.number(self.mean) + spread
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method and the weights that it started from; `name` tells these apart from those of all other rows."""
+
+    method: str
+    name: str
+
+
+@dataclass(frozen=True)
+class Column:
+    """A data set and the split that was scored."""
+
+    data: str
+    stage: str
+
+    @property
+    def name(self) -> str:
+        return self.data if self.stage == "test" else f"{self.data} ({self.stage})"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs behind one number: of each fold and seed the newest one, oldest first."""
+
+    runs: tuple[Run, ...]
+
+    @property
+    def newest(self) -> EvaluationRecord:
+        return self.runs[-1].record
+
+    @cached_property
+    def by_fold(self) -> dict[int | None, list[EvaluationRecord]]:
+        """Records of each fold, in the order of the folds; data without folds has one, None."""
+        folds = defaultdict(list)
+        for run in sorted(self.runs, key=lambda run: run.record.data.fold or 0):
+            folds[run.record.data.fold].append(run.record)
+        return dict(folds)
+
+    @property
+    def folds(self) -> list[int]:
+        return [fold for fold in self.by_fold if fold is not None]
+
+    @property
+    def seeds(self) -> list[int]:
+        return sorted({run.record.seed for run in self.runs})
+
+    def value(self, metric: Metric) -> Value:
+        """Over folds where there are some (each one's mean over seeds), else over seeds, else over a run's heads."""
+        by_fold = [
+            [record.metrics.get(metric.key, math.nan) for record in records] for records in self.by_fold.values()
+        ]
+        repeats = max(map(len, by_fold))
+        seeds = f" x {repeats} seeds" if repeats > 1 else ""
+        if len(by_fold) > 1:
+            means = [float(np.mean(numbers)) for numbers in by_fold]
+            return Value(float(np.mean(means)), deviation(means), f"{len(by_fold)} folds{seeds}")
+        (numbers,) = by_fold
+        if len(numbers) > 1:
+            return Value(float(np.mean(numbers)), deviation(numbers), f"{len(numbers)} seeds")
+        spread = self.newest.spread.get(metric.key, math.nan)
+        over = "1 run" if math.isnan(spread) else f"{self.newest.num_heads} heads"
+        return Value(numbers[0], spread, f"fold {self.folds[0]}, {over}" if self.folds else over)
+
+    def counted(self, count: str) -> int:
+        """Sum over the folds of `num_clips`, or of a count of the split that was scored."""
+        firsts = [records[0] for records in self.by_fold.values()]
+        if count == "num_clips":
+            return sum(record.data.num_clips for record in firsts)
+        nothing = SplitCounts(0, 0, 0, 0)
+        return sum(getattr(record.data.splits.get(record.stage, nothing), count) for record in firsts)
+
+    @property
+    def classes(self) -> str:
+        """Classes with support and all classes: `50 of 50`, or `48-50 of 50` where folds differ."""
+        support = sorted({run.record.data.num_classes_with_support for run in self.runs})
+        shown = str(support[0]) if len(support) == 1 else f"{support[0]}-{support[-1]}"
+        return f"{shown} of {self.newest.data.num_classes}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by row and column, and what the reader must know of them."""
+
+    rows: list[Row]
+    columns: list[Column]
+    cells: dict[tuple[Row, Column], Cell]
+    notes: list[str]
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(row.method for row in self.rows))
+
+    def rows_of(self, method: str, column: Column | None = None) -> list[Row]:
+        """Rows of a method; with a column, those that have a number in it."""
+        rows = [row for row in self.rows if row.method == method]
+        return rows if column is None else [row for row in rows if (row, column) in self.cells]
+
+    def metrics(self, column: Column) -> list[Metric]:
+        """Metrics that a column's records have, the one that papers quote first."""
+        cells = [cell for (_, cells_column), cell in self.cells.items() if cells_column == column]
+        known = set().union(*(cell.newest.metrics for cell in cells))
+        return [metric for metric in METRICS if metric.key in known] or [MAP]
+
+    def headline(self, row: Row, column: Column) -> Value | None:
+        """The number of a row and column, in the column's first metric; None where nothing was evaluated."""
+        cell = self.cells.get((row, column))
+        return None if cell is None else cell.value(self.metrics(column)[0])
+
+    def best(self, method: str, column: Column) -> Row | None:
+        """The row of a method with the highest number in a column; None where nothing was evaluated."""
+        numbers = {
+            row: self.cells[row, column].value(self.metrics(column)[0]).mean for row in self.rows_of(method, column)
+        }
+        numbers = {row: -math.inf if math.isnan(number) else number for row, number in numbers.items()}
+        return max(numbers, key=numbers.__getitem__) if numbers else None
+
+    def is_best(self, row: Row, column: Column) -> bool:
+        """Whether a row is the best of several rows of its method in a column."""
+        return len(self.rows_of(row.method, column)) > 1 and self.best(row.method, column) == row
+
+
+def method_name(method: str) -> str:
+    """`LinearProbe` as `Linear probe`."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", method).capitalize()
+
+
+def build_table(runs: Sequence[Run]) -> Table:
+    """Gather runs that differ only in fold or seed.
+
+    Rows are in the order in which they were first evaluated, random weights first; columns in that of the alphabet.
+
+    Args:
+        runs: Oldest first, at least one.
+    """
+    rows = _rows([run.record for run in runs])
+    chosen: dict[tuple[Row, Column], dict[tuple[int | None, int], Run]] = defaultdict(dict)
+    notes = []
+    for row, run in zip(rows, runs, strict=True):
+        record = run.record
+        place = row, Column(record.data.name, record.stage)
+        key = record.data.fold, record.seed
+        if (older := chosen[place].pop(key, None)) is not None:
+            what = f"{row.method} of {row.name} on {record.data.title} ({record.stage}, seed {record.seed})"
+            notes.append(f"{what} was evaluated more than once: {run.name} of {record.date} counts, not {older.name}.")
+        chosen[place][key] = run
+    cells = {place: Cell(tuple(by_key.values())) for place, by_key in chosen.items()}
+    methods = list(dict.fromkeys(row.method for row in rows))
+    random = {row for row, run in zip(rows, runs, strict=True) if run.record.checkpoint.weights == "random"}
+    table = Table(
+        rows=sorted(dict.fromkeys(rows), key=lambda row: (methods.index(row.method), row not in random)),
+        columns=sorted({column for _, column in cells}, key=lambda column: (column.data.casefold(), column.stage)),
+        cells=cells,
+        notes=notes,
+    )
+    notes += [note for column in table.columns for note in _differences(table, column)]
+    return table
+
+
+def _rows(records: Sequence[EvaluationRecord]) -> list[Row]:
+    """The row of each record.
+
+    The checkpoint's label is its name. Where two checkpoints share it their hashes are added, and where two experiments
+    evaluated the same checkpoint on the same clips with the same seed, the experiments: they differ in something else.
+    """
+    files = defaultdict(set)
+    experiments = defaultdict(set)
+    for record in records:
+        checkpoint = record.checkpoint
+        files[checkpoint.label].add((checkpoint.weights, checkpoint.sha256))
+        same = record.data.title, record.stage, record.seed
+        experiments[record.method, _identity(checkpoint), same].add(record.experiment)
+    split = {(method, identity) for (method, identity, _), names in experiments.items() if len(names) > 1}
+    rows = []
+    for record in records:
+        checkpoint = record.checkpoint
+        name = checkpoint.label
+        if len(files[name]) > 1:
+            name += f" ({checkpoint.weights}, {(checkpoint.sha256 or 'no file')[:SHORT_HASH]})"
+        if (record.method, _identity(checkpoint)) in split:
+            name += f", {record.experiment}"
+        rows.append(Row(method_name(record.method), name))
+    return rows
+
+
+def _identity(checkpoint: CheckpointFacts) -> tuple[str, str, str | None]:
+    return checkpoint.label, checkpoint.weights, checkpoint.sha256  # the file may have been moved
+
+
+def _differences(table: Table, column: Column) -> list[str]:
+    """What makes the numbers of a column not quite comparable, and clips that were not there."""
+    cells = {row: table.cells[row, column] for row in table.rows if (row, column) in table.cells}
+    notes = []
+    for what, shown in (
+        ("folds", {row: " ".join(map(str, cell.folds)) or "none" for row, cell in cells.items()}),
+        ("numbers of clips", {row: str(cell.counted("num_clips")) for row, cell in cells.items()}),
+    ):
+        if len(set(shown.values())) > 1:
+            of_rows = "; ".join(f"{row.method} of {row.name}: {value}" for row, value in shown.items())
+            notes.append(f"{column.name}: the rows rest on different {what} ({of_rows}). Compare them with care.")
+            break  # other folds have other clips
+    for row, cell in cells.items():
+        gathered = sorted({run.record.experiment for run in cell.runs})
+        if len(gathered) > 1:
+            notes.append(f"{column.name}: {row.method} of {row.name} gathers the experiments {', '.join(gathered)}.")
+    listed, missing, unreadable = (
+        max(cell.counted(count) for cell in cells.values()) for count in ("listed", "missing", "unreadable")
+    )
+    if missing or unreadable:
+        notes.append(
+            f"{column.name}: of {listed} listed clips {missing} are missing and {unreadable} of those looked at are "
+            "unreadable."
+        )
+    return notes
+
+
+def facts(table: Table, row: Row, column: Column) -> dict[str, str]:
+    """Where a number comes from, and all numbers of its cell: a line of `table.csv`. Shares lie in [0, 1]."""
+    cell = table.cells[row, column]
+    newest = cell.newest
+    numbers: dict[str, float] = {}
+    for metric in METRICS:
+        mean, sd, _ = cell.value(metric)
+        numbers |= {f"{metric.key}_mean": mean, f"{metric.key}_sd": sd}
+    return {
+        "method": row.method,
+        "weights": row.name,
+        "data": column.data,
+        "stage": column.stage,
+        **{key: "" if math.isnan(number) else f"{number:.6g}" for key, number in numbers.items()},
+        "mean_over": cell.value(table.metrics(column)[0]).over,
+        "folds": _joined(cell.folds),
+        "seeds": _joined(cell.seeds),
+        "heads": str(newest.num_heads),
+        "clips": str(cell.counted("num_clips")),
+        "classes": str(newest.data.num_classes),
+        "classes_with_support": cell.classes.partition(" ")[0],
+        **{count: str(cell.counted(count)) for count in ("listed", "found", "missing", "unreadable")},
+        "learning_rates": _joined(f"{run.record.learning_rate:g}" for run in cell.runs if run.record.learning_rate),
+        "steps": _joined(run.record.step for run in cell.runs),
+        "checkpoint": newest.checkpoint.path or "",
+        "checkpoint_sha256": newest.checkpoint.sha256 or "",
+        "checkpoint_weights": newest.checkpoint.weights,
+        "data_module": newest.data.class_path,
+        "runs": _joined(run.name for run in cell.runs),
+        "configs": _joined(run.config for run in cell.runs if run.config),
+        "versions": _joined(" ".join(filter(None, (run.record.version, run.record.git_commit))) for run in cell.runs),
+        "dates": _joined(run.record.date for run in cell.runs),
+    }
+
+
+def _joined(values: Iterable[object]) -> str:
+    """Different values, in their order."""
+    return "; ".join(dict.fromkeys(map(str, values)))
+
+
+def all_facts(table: Table) -> list[dict[str, str]]:
+    """:func:`facts` of every cell, row by row."""
+    places = [(row, column) for row in table.rows for column in table.columns if (row, column) in table.cells]
+    return [facts(table, row, column) for row, column in places]
+
+
+def csv_text(table: Table) -> str:
+    """One line for every number of the table."""
+    lines = all_facts(table)
+    file = StringIO()
+    writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return file.getvalue()
+
+
+PROVENANCE = {
+    "method": "method",
+    "weights": "weights",
+    "checkpoint_sha256": "checkpoint (SHA-256)",
+    "data": "data",
+    "stage": "split",
+    "mean_over": "over",
+    "clips": "clips",
+    "classes_with_support": "classes with support",
+    "classes": "classes",
+    "seeds": "seeds",
+    "learning_rates": "learning rates",
+    "configs": "configs",
+}
+"""Entries of :func:`facts` that stand below the table, with their headings."""
+
+
+def markdown(table: Table) -> str:
+    """The table and the notes."""
+    heads = ["method", "weights", *(f"{column.name}, {table.metrics(column)[0].heading}" for column in table.columns)]
+    lines = [heads]
+    for row in table.rows:
+        numbers = []
+        for column in table.columns:
+            value = table.headline(row, column)
+            text = "" if value is None else value.text(table.metrics(column)[0])
+            numbers.append(f"**{text}**" if table.is_best(row, column) else text)
+        lines.append([row.method, row.name, *numbers])
+    text = f"{_markdown_table(lines)}\n\nMean ± standard deviation. In bold: the best weights of a method.\n"
+    return text + ("\nNotes:\n\n" + "".join(f"- {note}\n" for note in table.notes) if table.notes else "")
+
+
+def origins_markdown(table: Table) -> str:
+    """What the numbers of the table stand on."""
+    lines = []
+    for line in all_facts(table):
+        configs = line["configs"].split("; ")
+        shown = configs[0] if len(configs) == 1 else f"{configs[0]} and {len(configs) - 1} more"
+        short = {"checkpoint_sha256": line["checkpoint_sha256"][:SHORT_HASH] or "–", "configs": shown}
+        lines.append([(line | short)[key] for key in PROVENANCE])
+    return (
+        f"What the numbers stand on (more in `table.csv`):\n\n{_markdown_table([list(PROVENANCE.values()), *lines])}\n"
+    )
+
+
+def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    cells = [[re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in cells
+    )

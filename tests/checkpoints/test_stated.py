@@ -1,0 +1,162 @@
+"""What a checkpoint states beside its weights: front end, pooling, classes. It is carried along, checked, never run."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from sslam.checkpoints import CheckpointError, load_encoder, read_checkpoint
+from sslam.checkpoints.convert import main
+from sslam.networks import AudioViT
+from tests.checkpoints.published_files import fine_tuned, pre_trained, save_published
+
+FRONTEND = {"num_frames": 512, "num_mel_bins": 128, "mean": -6.627, "std": 5.359, "sample_rate": 16000}
+NAMES = ["dog", "rooster, far", "Ruisseau à l'eau"]
+
+
+def classifier(path: Path, pooling: str = "cls", **changes: Any) -> Path:
+    """A checkpoint as a run of a classifier saves it."""
+    encoder = AudioViT(width=48, depth=2, num_heads=4)
+    width = 96 if pooling == "both" else 48
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    for part in ("", "probes.0.", "probes.1."):
+        state |= {f"{part}fc_norm.weight": torch.ones(width), f"{part}fc_norm.bias": torch.zeros(width)}
+        state |= {f"{part}head.weight": torch.randn(3, width), f"{part}head.bias": torch.randn(3)}
+    architecture = {
+        "encoder": encoder.architecture(),
+        "frontend": FRONTEND,
+        "head": {"num_classes": 3, "pooling": pooling, "activation": "softmax"},
+    }
+    root: dict[str, Any] = {"state_dict": state, "architecture": architecture, "class_names": NAMES, "epoch": 3}
+    for key, value in changes.items():
+        if key in architecture:
+            architecture[key] = architecture[key] | value  # type: ignore[operator]
+        else:
+            root[key] = value
+    torch.save(root, path)
+    return path
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean", "both"])
+def test_read_checkpoint__states_front_end_pooling_and_classes(tmp_path: Path, pooling: str) -> None:
+    checkpoint = read_checkpoint(classifier(tmp_path / "last.ckpt", pooling))
+    assert checkpoint.kind == "fine_tuned"
+    assert checkpoint.hyper_parameters["frontend"] == FRONTEND
+    assert checkpoint.hyper_parameters["head"] == {"pooling": pooling, "activation": "softmax"}
+    assert checkpoint.hyper_parameters["num_classes"] == 3
+    assert checkpoint.class_names == NAMES
+    assert {"probes.1.head.weight", "entry epoch"} <= set(checkpoint.skipped)
+    assert not {"entry architecture", "entry class_names"} & set(checkpoint.skipped)
+    assert not any(name.startswith("probes.") for name in checkpoint.tensors)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "both"])
+def test_convert__carries_what_is_stated_to_both_formats_and_back(
+    tmp_path: Path, pooling: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = classifier(tmp_path / "last.ckpt", pooling)
+    ours, back, again = tmp_path / "ours.safetensors", tmp_path / "back.pt", tmp_path / "again.safetensors"
+    for args in ([source, ours], [ours, back, "--to", "published"], [back, again]):
+        assert main([str(arg) for arg in args]) == 0
+    first, second = read_checkpoint(source), read_checkpoint(again)
+    assert first.hyper_parameters == second.hyper_parameters
+    assert first.class_names == second.class_names == NAMES
+    assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
+    printed = capsys.readouterr().out
+    assert "front end: num_frames 512, num_mel_bins 128, mean -6.627, std 5.359, sample_rate 16000" in printed
+    assert "classes: 3 (dog, rooster, far, Ruisseau à l'eau)" in printed
+
+
+def test_convert__a_published_file_states_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = save_published(tmp_path / "published.pt", fine_tuned())
+    assert main([str(path), str(tmp_path / "ours.safetensors")]) == 0
+    checkpoint = read_checkpoint(tmp_path / "ours.safetensors")
+    assert "frontend" not in checkpoint.hyper_parameters
+    # As the published classifiers are.
+    assert checkpoint.hyper_parameters["head"] == {"pooling": "cls", "activation": "sigmoid"}
+    assert checkpoint.class_names == []
+    printed = capsys.readouterr().out
+    assert "front end: not stated" in printed
+    assert "classes: 5 (not named)" in printed
+
+
+def test_load_encoder__drop_path_is_for_fine_tuning(tmp_path: Path) -> None:
+    path = save_published(tmp_path / "published.pt", pre_trained())
+    features = torch.randn(4, 64, 128)
+    with torch.no_grad():
+        with_drop_path, without = load_encoder(path, drop_path=0.9), load_encoder(path)
+        assert torch.equal(with_drop_path.eval()(features), without.eval()(features))
+        assert not torch.allclose(with_drop_path.train()(features), without.train()(features))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frontend": {"std": 0.0}}, "it must have a std greater than 0 and at most 1e6"),
+        ({"frontend": {"std": float("nan")}}, "a std greater than 0"),
+        ({"frontend": {"mean": float("inf")}}, "a mean between -1e6 and 1e6"),
+        ({"frontend": {"mean": 10**400}}, "a mean between -1e6 and 1e6"),
+        ({"frontend": {"num_frames": 0}}, "num_frames between 1 and 1e6"),
+        ({"frontend": {"sample_rate": 10**12}}, "a sample_rate between 1000 and 768000 Hz"),
+        ({"frontend": {"num_mel_bins": 64}}, "num_mel_bins = 128, as the encoder's"),
+        ({"head": {"pooling": "both"}}, "pooling = both, and it must be cls or mean"),
+        ({"head": {"activation": "\x1b[2Jrelu"}}, r"activation = '\\x1b[2Jrelu', and it must be sigmoid or softmax"),
+        ({"class_names": ["a"]}, "names 1 classes and its classifier has 3"),
+    ],
+)
+def test_read_checkpoint__refuses_what_cannot_be(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError) as error:
+        read_checkpoint(classifier(tmp_path / "last.ckpt", **changes))
+    assert message.replace("\\\\", "\\") in str(error.value)
+    assert "\x1b" not in str(error.value)
+
+
+class Call:
+    """Pickles as a call of ``os.system``."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def __reduce__(self) -> Any:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("key", ["frontend", "head", "class_names"])
+def test_read_checkpoint__runs_nothing_that_stands_there(tmp_path: Path, key: str) -> None:
+    call = Call(f"touch {tmp_path / 'canary'}")
+    value = [call] * 3 if key == "class_names" else {"mean": call, "pooling": call}
+    with pytest.raises(CheckpointError, match=r"asks to run (posix|os)\.system"):
+        read_checkpoint(classifier(tmp_path / "last.ckpt", **{key: value}))
+    assert not (tmp_path / "canary").exists()
+
+
+@pytest.mark.parametrize("value", [None, 7, "text", [1, 2, 3], {"mean": "low"}, {"mean": True}, {1: 2}])
+def test_read_checkpoint__passes_over_what_is_of_another_type(tmp_path: Path, value: Any) -> None:
+    path = classifier(tmp_path / "last.ckpt")
+    root = torch.load(path, weights_only=True)
+    root["architecture"] |= {"frontend": value, "head": value}
+    root["class_names"] = value
+    torch.save(root, path)
+    checkpoint = read_checkpoint(path, num_heads=4)
+    assert "frontend" not in checkpoint.hyper_parameters
+    assert checkpoint.hyper_parameters["head"] == {"pooling": "cls", "activation": "sigmoid"}
+    assert checkpoint.class_names == []
+
+
+def test_read_checkpoint__a_header_that_was_altered_is_refused(tmp_path: Path) -> None:
+    main([str(classifier(tmp_path / "last.ckpt")), str(tmp_path / "ours.safetensors")])
+    with safe_open(tmp_path / "ours.safetensors", framework="pt") as file:
+        header = json.loads(file.metadata()["sslam"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header["hyper_parameters"]["frontend"]["std"] = -1.0
+    save_file(tensors, tmp_path / "altered.safetensors", {"sslam": json.dumps(header)})
+    with pytest.raises(CheckpointError, match="a std greater than 0"):
+        read_checkpoint(tmp_path / "altered.safetensors")
+    save_file(tensors, tmp_path / "list.safetensors", {"sslam": "[1]"})
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_checkpoint(tmp_path / "list.safetensors")
