@@ -123,6 +123,8 @@ class Classifier(pl.LightningModule):
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        if stage == "predict":
+            return  # labels are not needed
         data = getattr(self.trainer, "datamodule", None)
         names = getattr(data, "class_names", None)
         if not names:

@@ -69,7 +69,9 @@ class FineTune(Classifier):
         waveform_BT = self.augmentation.waveforms(batch["waveform"], batch["num_samples"], random)
         features_BLF = self.frontend(waveform_BT, batch["num_samples"])
         features_BLF, labels_BC = self.augmentation.features(features_BLF, batch["labels"], random)
-        loss: Tensor = self.loss(self(features_BLF), labels_BC)
+        with random.as_global():  # which stochastic depth draws from
+            logits_BC = self(features_BLF)
+        loss: Tensor = self.loss(logits_BC, labels_BC)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 

@@ -331,7 +331,8 @@ class LinearProbe(Classifier):
             waveform_BT = augmentation.waveforms(batch["waveform"], batch["num_samples"], random)
             features_BLF = self.frontend(waveform_BT, batch["num_samples"])
             features_BLF, labels_BC = augmentation.features(features_BLF, batch["labels"], random)
-            embedding_BW = self.embed(features_BLF)
+            with random.as_global():  # which stochastic depth draws from
+                embedding_BW = self.embed(features_BLF)
         # A sum, so that every probe has the gradient it would have alone.
         loss = torch.stack([self.loss(probe(embedding_BW), labels_BC) for probe in self.probes]).sum()
         optimizer.zero_grad()

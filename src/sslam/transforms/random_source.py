@@ -1,5 +1,7 @@
 """Random generators of one training step, made from a key."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
@@ -20,3 +22,11 @@ class RandomSource(NamedTuple):
             torch.Generator(device).manual_seed(int(seeds[0])),
             torch.Generator().manual_seed(int(seeds[1])),
         )
+
+    @contextmanager
+    def as_global(self) -> Iterator[None]:
+        """Layers that know only torch's global generators, such as dropout, draw from this source within."""
+        device = self.device.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.cpu)))
+            yield
