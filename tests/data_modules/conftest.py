@@ -10,20 +10,15 @@ import soundfile
 
 from data_modules import LabelledDataModule
 from data_modules.base import AudioFileDataset
-
-RATE = 16_000
+from tests.data_modules import official_layouts
+from tests.data_modules.official_layouts import RATE
 
 
 @pytest.fixture
 def write_noise() -> Callable[..., None]:
     """Writes one file of noise, with its folders."""
 
-    def write(path: Path, seconds: float = 0.1, level: float = 0.1) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        noise = np.random.default_rng(len(path.name)).uniform(-level, level, round(seconds * RATE))
-        soundfile.write(path, noise, RATE)
-
-    return write
+    return official_layouts.write_noise
 
 
 @pytest.fixture

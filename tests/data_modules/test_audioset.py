@@ -8,40 +8,18 @@ import pytest
 
 from data_modules import AudioSetDataModule, LabelledManifestDataModule
 from data_modules.audioset import FILE_NAME
-
-CLASSES = 'index,mid,display_name\n0,/m/09x0r,"Speech"\n1,/m/05zppz,"Male speech, man speaking"\n2,/m/04rlf,Music\n'
-COMMENTS = "# Segments csv created Sun Mar  5 10:54:31 2017\n# num_ytids=4\n# YTID, start_seconds, positive_labels\n"
-BALANCED = """\
---4gqARaEJE, 0.000, 10.000, "/m/09x0r,/m/05zppz"
---PJHxphWEs, 30.000, 40.000, "/m/09x0r"
-Y_abcdefg_1, 420.000, 430.000, "/m/04rlf,/m/09x0r"
--0RWZT-miFs, 5.000, 15.000, "/m/04rlf"
-"""
-UNBALANCED = "".join(f'unbalanced{n}, 0.000, 10.000, "/m/04rlf"\n' for n in range(10))
-EVALUATION = '007P6bFgRCU, 10.000, 20.000, "/m/05zppz"\n00AGIhlv-w0, 300.000, 310.000, "/m/04rlf"\n'
-AUDIO = (
-    "balanced_train/Y--4gqARaEJE.wav",
-    "balanced_train/--PJHxphWEs.flac",
-    "balanced_train/Y_abcdefg_1_420.000_430.000.wav",
-    "balanced_train/-0RWZT-miFs_5000.wav",
-    "007P6bFgRCU_10.wav",
-    "eval/Y00AGIhlv-w0_300000_310000.wav",
-    "somebody_else.wav",
+from tests.data_modules.official_layouts import (
+    AUDIOSET_AUDIO,
+    AUDIOSET_CLASSES,
+    AUDIOSET_COMMENTS,
+    AUDIOSET_EVALUATION,
+    write_audioset,
 )
 
 
 @pytest.fixture
-def audioset(tmp_path: Path, write_noise: Callable[..., None]) -> Path:
-    for name, text in (
-        ("class_labels_indices.csv", CLASSES),
-        ("balanced_train_segments.csv", COMMENTS + BALANCED),
-        ("unbalanced_train_segments.csv", COMMENTS + UNBALANCED),
-        ("eval_segments.csv", COMMENTS + EVALUATION),
-    ):
-        (tmp_path / name).write_text(text)
-    for name in (*AUDIO, *(f"unbalanced/unbalanced{n}.wav" for n in range(10))):
-        write_noise(tmp_path / name)
-    return tmp_path
+def audioset(tmp_path: Path) -> Path:
+    return write_audioset(tmp_path)
 
 
 def make_data(root: Path, **kwargs: Any) -> AudioSetDataModule:
@@ -139,7 +117,7 @@ def test_audioset__the_first_of_two_copies_is_taken(
 
 
 def test_audioset__half_of_the_audio_missing_is_an_error(audioset: Path) -> None:
-    for name in AUDIO[:2]:
+    for name in AUDIOSET_AUDIO[:2]:
         (audioset / name).unlink()
     with pytest.raises(
         ValueError,
@@ -155,12 +133,16 @@ def test_audioset__half_of_the_audio_missing_is_an_error(audioset: Path) -> None
         ("class_labels_indices.csv", None, "AudioSet classes not found: there is no file .*--data.metadata"),
         ("eval_segments.csv", None, r"AudioSet segments not found: there is no file '.*eval_segments.csv'"),
         ("class_labels_indices.csv", "mid,name\n", r"lacks the column\(s\) index, display_name"),
-        ("class_labels_indices.csv", CLASSES.replace("\n1,", "\n2,"), "line 3: expected index 1, got '2'"),
-        ("eval_segments.csv", COMMENTS, "eval_segments.csv' lists no clip"),
-        ("eval_segments.csv", COMMENTS + "abcdefghijk, 0, 10\n", "line 4: expected id, start, end, .* got 3 fields"),
+        ("class_labels_indices.csv", AUDIOSET_CLASSES.replace("\n1,", "\n2,"), "line 3: expected index 1, got '2'"),
+        ("eval_segments.csv", AUDIOSET_COMMENTS, "eval_segments.csv' lists no clip"),
         (
             "eval_segments.csv",
-            COMMENTS + EVALUATION + 'abcdefghijk, 0, 10, "/m/04rlf,/m/04rlg"\n',
+            AUDIOSET_COMMENTS + "abcdefghijk, 0, 10\n",
+            "line 4: expected id, start, end, .* got 3 fields",
+        ),
+        (
+            "eval_segments.csv",
+            AUDIOSET_COMMENTS + AUDIOSET_EVALUATION + 'abcdefghijk, 0, 10, "/m/04rlf,/m/04rlg"\n',
             r"eval_segments.csv', line 6: unknown label '/m/04rlg', none of the 3 classes. Did you mean '/m/04rlf'\?",
         ),
     ],

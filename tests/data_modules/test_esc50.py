@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,15 @@ import torch
 
 from data_modules import AudioFileDataset, ESC50DataModule
 from data_modules.sampler import ClipLoader
+from tests.data_modules.official_layouts import ESC50_HEADER, write_esc50
 
-HEADER = "filename,fold,target,category,esc10,src_file,take"
-CLASSES = {0: "dog", 1: "rooster", 3: "cow", 10: "rain"}
 REAL_AUDIO = Path(os.environ.get("SSLAM_REAL_AUDIO", Path(__file__).parents[2] / "../shared/data")) / "esc50-fold4"
 
 
 @pytest.fixture
-def esc50(tmp_path: Path, write_clips: Callable[..., list[Path]]) -> Path:
+def esc50(tmp_path: Path) -> Path:
     """Four classes, all but the cow in ESC-10, one clip of each in each of the five folds."""
-    clips = iter(write_clips(tmp_path / "audio", 20, 0.5))
-    rows = [
-        f"{next(clips).name},{fold},{target},{name},{name != 'cow'},1,A"
-        for fold in range(1, 6)
-        for target, name in CLASSES.items()
-    ]
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "esc50.csv").write_text("\n".join([HEADER, *rows]) + "\n")
-    return tmp_path
+    return write_esc50(tmp_path, [(fold, target) for fold in range(1, 6) for target in (0, 1, 3, 10)], seconds=0.5)
 
 
 def test_esc50__classes_stand_at_their_official_targets() -> None:
@@ -98,16 +88,19 @@ def test_esc50__a_missing_folder_is_a_clear_error(esc50: Path, folder: str, what
     [
         ("filename,fold,category,src_file\n", r"lacks the column\(s\) target: its first line must name filename, fold"),
         ("", r"lacks the column\(s\) filename, fold, target, category"),
-        (HEADER + "\n", "lists nothing after its first line. Pass --data.root"),
+        (ESC50_HEADER + "\n", "lists nothing after its first line. Pass --data.root"),
         (
-            HEADER + "\na.wav,1,0,dog,True,1,A\nb.wav,one,0,dog,True,1,A\n",
+            ESC50_HEADER + "\na.wav,1,0,dog,True,1,A\nb.wav,one,0,dog,True,1,A\n",
             "line 3: fold and target must be whole numbers, got 'one' and '0'",
         ),
-        (HEADER + "\na.wav,1,0\n", "line 2: has too few fields"),
-        (HEADER + "\na.wav,1,0,dgo,True,1,A\n", "line 2: unknown label, target 0 is 'dog' and not 'dgo'. Correct"),
-        (HEADER + "\na.wav,1,50,dog,True,1,A\n", "line 2: unknown label, target 50 is none of 0 to 49"),
-        (HEADER + "\nclip00.wav,1,0,dog,True,1,A\n", r"fold 1: '.*esc50.csv' lists no clip for training"),
-        (HEADER + "\nclip00.wav,2,0,dog,True,1,A\n", r"fold 1: '.*esc50.csv' lists no clip for validation"),
+        (ESC50_HEADER + "\na.wav,1,0\n", "line 2: has too few fields"),
+        (
+            ESC50_HEADER + "\na.wav,1,0,dgo,True,1,A\n",
+            "line 2: unknown label, target 0 is 'dog' and not 'dgo'. Correct",
+        ),
+        (ESC50_HEADER + "\na.wav,1,50,dog,True,1,A\n", "line 2: unknown label, target 50 is none of 0 to 49"),
+        (ESC50_HEADER + "\nclip00.wav,1,0,dog,True,1,A\n", r"fold 1: '.*esc50.csv' lists no clip for training"),
+        (ESC50_HEADER + "\nclip00.wav,2,0,dog,True,1,A\n", r"fold 1: '.*esc50.csv' lists no clip for validation"),
     ],
 )
 def test_esc50__wrong_metadata_is_a_clear_error(esc50: Path, text: str, message: str) -> None:

@@ -16,19 +16,13 @@ from data_modules import ESC50DataModule, listing
 from data_modules.labelled import balancing_weights
 from data_modules.listing import count_unreadable, find_listed, label_matrix
 from data_modules.metadata import class_column
-
-HEADER = "filename,fold,target,category,esc10"
+from tests.data_modules.official_layouts import write_esc50
 
 
 @pytest.fixture
-def data_folder(tmp_path: Path, write_clips: Callable[..., list[Path]]) -> Path:
+def data_folder(tmp_path: Path) -> Path:
     """ESC-50 with eight dogs and two hens in fold 1, and a dog and a hen in fold 2."""
-    clips = write_clips(tmp_path / "audio", 12, 0.1)
-    labels = ["0,dog"] * 8 + ["6,hen"] * 2 + ["0,dog", "6,hen"]
-    rows = [f"{clip.name},{1 if n < 10 else 2},{labels[n]},False" for n, clip in enumerate(clips)]
-    (tmp_path / "meta").mkdir()
-    (tmp_path / "meta" / "esc50.csv").write_text("\n".join([HEADER, *rows]) + "\n")
-    return tmp_path
+    return write_esc50(tmp_path, [*[(1, 0)] * 8, *[(1, 6)] * 2, (2, 0), (2, 6)])
 
 
 def test_label_matrix__is_multi_hot_and_counts_a_class_once() -> None:

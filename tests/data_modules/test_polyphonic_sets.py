@@ -10,6 +10,14 @@ import pytest
 
 from data_modules import IDMTDESEDFLDataModule, SPASSDataModule, UrbanSEDDataModule
 from data_modules.events import Event, clip_polyphony, polyphony_of
+from tests.data_modules.official_layouts import (
+    DESED_HEADER,
+    SPASS_TABLES,
+    write_desed,
+    write_noise,
+    write_spass,
+    write_urban_sed,
+)
 
 SMALL: dict[str, Any] = {"batch_size": 2, "num_workers": 0, "clip_seconds": 0.1}
 
@@ -35,18 +43,8 @@ def test_polyphony_of__events_that_only_touch_do_not_sound_at_once() -> None:
 
 
 @pytest.fixture
-def urban_sed(tmp_path: Path, write_noise: Callable[..., None]) -> Path:
-    for split, count in (("train", 3), ("validate", 1), ("test", 1)):
-        folder = tmp_path / "annotations" / split
-        folder.mkdir(parents=True)
-        for number in range(count):
-            name = f"soundscape_{split}_uniform{number}"
-            write_noise(tmp_path / "audio" / split / f"{name}.wav")
-            lines = ["1.5\t3.25\tsiren", "2.0\t4.0\tcar_horn", "3.25\t3.5\tsiren", "9.0\t9.5\tair_conditioner"]
-            (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines[: number + 1]))
-            (folder / f"{name}.jams").write_text("{}")
-    (tmp_path / "annotations" / "test" / "soundscape_test_uniform0.txt").write_text("")
-    return tmp_path
+def urban_sed(tmp_path: Path) -> Path:
+    return write_urban_sed(tmp_path)
 
 
 def test_urban_sed__reads_the_official_layout(
@@ -115,22 +113,14 @@ def test_urban_sed__missing_parts_are_clear_errors(urban_sed: Path) -> None:
 
 # ---- SPASS ----------------------------------------------------------------------------------------------------------
 
-SPASS_TABLE = "3_MatrixLabelsSquare.csv"
+SPASS_TABLE = SPASS_TABLES["square"]
 
 
 @pytest.fixture
-def spass(tmp_path: Path, write_noise: Callable[..., None]) -> Path:
-    """Eight clips of the square, which the table lists backwards, and one of another scene."""
-    rows = []
-    for number in range(8, 0, -1):
-        name = f"square{number:05}.wav"
-        write_noise(tmp_path / "Square_audio_files" / name)
-        rows += [f"{name},bells,0.5,2.0,7", f"{name},{'dog' if number % 2 else 'wind'},1.0,{number}.0,3"]
+def spass(tmp_path: Path) -> Path:
+    """The square, and one clip of another scene."""
     write_noise(tmp_path / "Park_audio_files" / "park00001.wav")
-    (tmp_path / "SPASS_META_DATA").mkdir()
-    table = "\n".join(["audio_filename,class,onset,offset,level", *rows]) + "\n"
-    (tmp_path / "SPASS_META_DATA" / SPASS_TABLE).write_text(table)
-    return tmp_path
+    return write_spass(tmp_path, "square")
 
 
 def test_spass__reads_a_scene_and_splits_the_sorted_names(
@@ -138,10 +128,10 @@ def test_spass__reads_a_scene_and_splits_the_sorted_names(
 ) -> None:
     data = SPASSDataModule(str(spass), "square", **SMALL)
     assert read_split(data, "training") == {
-        f"square{number:05}.wav": (["bells", "dog" if number % 2 else "wind"], 1 if number == 1 else 2)
+        f"square{number:05}.wav": (["dog", "rain"] if number % 2 else ["rain", "wind"], 1 if number == 1 else 2)
         for number in range(1, 7)
     }
-    held_out = {"square00007.wav": (["bells", "dog"], 2), "square00008.wav": (["bells", "wind"], 2)}
+    held_out = {"square00007.wav": (["dog", "rain"], 2), "square00008.wav": (["rain", "wind"], 2)}
     assert read_split(data, "validation") == read_split(data, "test") == held_out
     assert (data.title, data.single_label) == ("SPASS square", False)
 
@@ -155,8 +145,8 @@ def test_spass__without_times_there_is_no_polyphony_and_the_table_may_lie_at_the
     (spass / SPASS_TABLE).write_text("\n".join(rows) + "\n")
     data = SPASSDataModule(str(spass), "square", **SMALL)
     assert read_split(data, "test") == {
-        "square00007.wav": (["bells", "dog"], None),
-        "square00008.wav": (["bells", "wind"], None),
+        "square00007.wav": (["dog", "rain"], None),
+        "square00008.wav": (["rain", "wind"], None),
     }
 
 
@@ -210,19 +200,10 @@ def test_spass__missing_audio_and_folders_are_clear_errors(spass: Path) -> None:
 
 # ---- IDMT-DESED-FL --------------------------------------------------------------------------------------------------
 
-DESED_HEADER = "filename\tonset\toffset\tevent_label\n"
-
 
 @pytest.fixture
-def desed(tmp_path: Path, write_noise: Callable[..., None]) -> Path:
-    for name in ("train/1.wav", "train/2.wav", "validation/3.wav", "test/4.wav"):
-        write_noise(tmp_path / "audio" / name)
-    (tmp_path / "train.tsv").write_text(
-        DESED_HEADER + "1.wav\t0.0\t5.0\tSpeech\n1.wav\t4.0\t10.0\tDishes\n1.wav\t4.5\t4.8\tSpeech\n2.wav\t\t\t\n"
-    )
-    (tmp_path / "validation.tsv").write_text(DESED_HEADER + "audio/validation/3.wav\t1\t2\tCat\n")
-    (tmp_path / "test.tsv").write_text(DESED_HEADER + "4.wav\t1\t2\tVacuum_cleaner\n")
-    return tmp_path
+def desed(tmp_path: Path) -> Path:
+    return write_desed(tmp_path)
 
 
 def test_desed_fl__reads_tables_of_events(desed: Path, read_split: Callable[..., dict[str, tuple[Any, ...]]]) -> None:

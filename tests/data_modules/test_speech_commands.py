@@ -12,32 +12,17 @@ import soundfile
 from data_modules import SpeechCommandsDataModule
 from data_modules.base import AudioFileDataset
 from data_modules.speech_commands import NEW_WORDS, SUPERB_CLASSES, WORDS
-
-
-def make_folder(root: Path, words: list[str], write_noise: Callable[..., None]) -> Path:
-    """Of every word one recording for training, validation and test, and two noise files, of 1 s and of 2 s."""
-    for word in words:
-        for speaker in ("0a", "1b", "2c"):
-            write_noise(root / word / f"{speaker}_nohash_0.wav")
-    (root / "validation_list.txt").write_text("".join(f"{word}/1b_nohash_0.wav\n" for word in words))
-    (root / "testing_list.txt").write_text("".join(f"{word}/2c_nohash_0.wav\n" for word in words))
-    (root / "LICENSE").write_text("CC BY 4.0")
-    (root / "_background_noise_").mkdir()
-    (root / "_background_noise_" / "README.md").write_text("noise")
-    rng = np.random.default_rng(0)
-    for name, seconds in (("pink_noise", 1), ("running_tap", 2)):
-        soundfile.write(root / "_background_noise_" / f"{name}.wav", rng.uniform(-0.1, 0.1, seconds * 16_000), 16_000)
-    return root
+from tests.data_modules.official_layouts import write_speech_commands
 
 
 @pytest.fixture
-def version_1(tmp_path: Path, write_noise: Callable[..., None]) -> Path:
-    return make_folder(tmp_path / "v0.01", [word for word in WORDS if word not in NEW_WORDS], write_noise)
+def version_1(tmp_path: Path) -> Path:
+    return write_speech_commands(tmp_path / "v0.01", [word for word in WORDS if word not in NEW_WORDS])
 
 
 @pytest.fixture
-def version_2(tmp_path: Path, write_noise: Callable[..., None]) -> Path:
-    return make_folder(tmp_path / "v0.02", WORDS, write_noise)
+def version_2(tmp_path: Path) -> Path:
+    return write_speech_commands(tmp_path / "v0.02", WORDS)
 
 
 def make_data(root: Path, **kwargs: Any) -> SpeechCommandsDataModule:

@@ -1,39 +1,24 @@
-"""Every YAML file of experiments/ is read and run for two steps; the runs of table 2 through all their stages."""
+"""The YAML files that pre-train are read and run for two steps; the runs of table 2 through all their stages."""
 
 import contextlib
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
 
 from sslam.__main__ import main
-from sslam.command_line.config_files import experiments_folder
+from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives
 from sslam.networks import AudioViT
+from tests.experiments.conftest import AUDIOSET, EXPERIMENTS, STATISTICS, names
 
-EXPERIMENTS = experiments_folder()
 PRETRAIN = ["--config", "experiments/pretrain.yaml"]
 SMOKE = ["--config", "experiments/overrides/smoke.yaml"]
-
-
-def names(*patterns: str) -> list[str]:
-    return sorted(str(path.relative_to(EXPERIMENTS)) for pattern in patterns for path in EXPERIMENTS.glob(pattern))
-
-
-@pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(tmp_path)
-    with mock.patch.dict("os.environ"):  # ddp leaves its port and ranks there
-        yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture
@@ -48,29 +33,6 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[SSLAM]:
     return models
 
 
-def needs(name: str, folder: Path) -> list[str]:
-    """What a file leaves to the command line."""
-    if name in ("data/folder.yaml", "data/manifest.yaml", "data/esc50.yaml"):
-        names = [f"{fold}-1{clip}-A-{fold}.wav" for fold in range(1, 6) for clip in range(2)]
-        for number, clip in enumerate(names):
-            path = folder / "audio" / clip
-            path.parent.mkdir(exist_ok=True)
-            soundfile.write(path, np.random.default_rng(number).normal(scale=0.1, size=32000), 16000)
-        if name == "data/esc50.yaml":
-            rows = [f"{clip},{clip[0]},{clip[0]},class{clip[0]},True,1,A" for clip in names]
-            (folder / "meta").mkdir()
-            (folder / "meta/esc50.csv").write_text(
-                "filename,fold,target,category,esc10,src_file,take\n" + "\n".join(rows)
-            )
-        if name == "data/manifest.yaml":
-            (folder / "train.tsv").write_text("\n".join([str(folder / "audio"), *(f"{clip}\t32000" for clip in names)]))
-            return ["--data.manifest", str(folder / "train.tsv")]
-        return ["--data.root", str(folder)]
-    if name == "overrides/multi_node.yaml":
-        return ["--trainer.num_nodes", "1"]
-    return []
-
-
 @contextlib.contextmanager
 def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import wandb
@@ -82,16 +44,24 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         wandb.finish()
 
 
-@pytest.mark.parametrize("name", names("*.yaml", "ablations/*.yaml", "data/*.yaml", "overrides/*.yaml"))
+CLASSIFIERS = ("fine_tune.yaml", "linear_probe.yaml", "overrides/smoke_classifier.yaml")  # in test_evaluation.py
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*names("*.yaml", "ablations/*.yaml", "data/*.yaml", "overrides/*.yaml")} - {*CLASSIFIERS})
+)
 def test_experiments__every_file_runs_for_two_steps(
-    name: str, trained: list[SSLAM], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, trained: list[SSLAM], data_arguments: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = ["--config", f"experiments/{name}"]
-    args = ["fit", *(file if "/" not in name else [*PRETRAIN, *file]), *SMOKE, *needs(name, tmp_path)]
+    needs = data_arguments | {"overrides/multi_node.yaml": ["--trainer.num_nodes", "1"]}
+    args = ["fit", *(file if "/" not in name else [*PRETRAIN, *file]), *SMOKE, *needs.get(name, [])]
     with offline(monkeypatch):
         assert main([*args, "--trainer.callbacks", "[]"]) == 0
     (model,) = trained
     assert model.trainer.global_step == 2
+    assert isinstance(model.frontend, KaldiFbank)
+    assert (model.frontend.mean, model.frontend.std) == STATISTICS.get(name, AUDIOSET)
 
 
 def read(name: str) -> dict[str, Any]:
@@ -166,7 +136,7 @@ def test_experiments__encoder_blocks_have_their_size(name: str, millions: float)
 
 
 def test_experiments__every_block_is_used() -> None:
-    texts = [(EXPERIMENTS / name).read_text() for name in names("*.yaml", "*/*.yaml")]
+    texts = [(EXPERIMENTS / name).read_text() for name in names("**/*.yaml")]
     for name in names("blocks/*.yaml"):
         assert any(name in text for text in texts), name
 
@@ -209,6 +179,11 @@ def test_experiments__sweeps_make_a_command_that_runs(
 
 
 def test_experiments__readme_names_every_file() -> None:
+    """By name, `data/esc50.yaml`, or the many rows of a kind by a pattern, `evaluation/*_fine_tune.yaml`."""
     text = (EXPERIMENTS / "README.md").read_text()
-    for name in names("*.yaml", "*/*.yaml"):
-        assert f"`{name}`" in text, name
+    mentioned = re.findall(r"`([\w/*]+\.yaml)`", text)
+    for mention in mentioned:
+        is_specific = "*" not in mention or (mention.startswith("evaluation/") and mention != "evaluation/*.yaml")
+        assert is_specific, f"{mention} says nothing"
+        assert names(mention) or "/" not in mention, f"there is no {mention}"
+    assert {*names("**/*.yaml")} == {*names(*mentioned)}
