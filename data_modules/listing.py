@@ -211,6 +211,6 @@ def count_unreadable(paths: Sequence[str]) -> tuple[int, int]:
 
 def _is_unreadable(path: str) -> bool:
     try:
-        return bool(soundfile.info(path).frames == 0)
+        return bool(soundfile.info(os.fsencode(path)).frames == 0)
     except (soundfile.SoundFileError, TypeError):  # TypeError: the extension .raw
         return True

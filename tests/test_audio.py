@@ -1,5 +1,6 @@
 """The reader against known signals, and every kind of bad file."""
 
+import os
 import struct
 from pathlib import Path
 
@@ -165,3 +166,13 @@ def test_read_audio__a_silent_part_is_named_by_its_time(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.concatenate([tone(1.0), np.zeros(2 * RATE, np.float32)]), RATE)
     with pytest.raises(AudioFileError, match=r"silent for 1\.0 s from 1\.5 s on"):
         read_audio(tmp_path / "a.wav", RATE, 1.5, 1.0)
+
+
+def test_read_audio__a_name_that_is_not_utf8(tmp_path: Path) -> None:
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")
+    try:
+        soundfile.write(tmp_path / "cafe.wav", np.full(1600, 0.1), 16000)
+        (tmp_path / "cafe.wav").rename(path)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert len(read_audio(path)) == 1600

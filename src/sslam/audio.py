@@ -4,6 +4,7 @@ Shape letters: T samples, C channels.
 """
 
 import math
+import os
 import re
 import warnings
 from pathlib import Path
@@ -159,7 +160,7 @@ def decode_audio(
 
 def _open(path: str) -> soundfile.SoundFile:
     try:
-        file = soundfile.SoundFile(path)
+        file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: the extension .raw
         # The cause is looked for only here: a good file costs no look at the disk beside opening it.
         if not Path(path).is_file():

@@ -2,15 +2,24 @@
 
 from sslam.losses.classification import ClassificationLoss, CrossEntropy, LabelNormalisedBCE, label_normalised_bce
 from sslam.losses.masked_latent import cls_loss, masked_latent_loss, scaled_squared_error
+from sslam.losses.mixit import best_assignment, mixit_loss, remix
+from sslam.losses.separation import log_mse, permutation_invariant, si_snr, snr
 from sslam.losses.source_retention import source_retention_target
 
 __all__ = [
     "ClassificationLoss",
     "CrossEntropy",
     "LabelNormalisedBCE",
+    "best_assignment",
     "cls_loss",
     "label_normalised_bce",
+    "log_mse",
     "masked_latent_loss",
+    "mixit_loss",
+    "permutation_invariant",
+    "remix",
     "scaled_squared_error",
+    "si_snr",
+    "snr",
     "source_retention_target",
 ]

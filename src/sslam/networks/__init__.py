@@ -2,5 +2,6 @@
 
 from sslam.networks.audio_vit import AudioViT, Encoder
 from sslam.networks.conv_decoder import ConvDecoder
+from sslam.networks.tdcn import TDCN, Separator
 
-__all__ = ["AudioViT", "ConvDecoder", "Encoder"]
+__all__ = ["TDCN", "AudioViT", "ConvDecoder", "Encoder", "Separator"]
