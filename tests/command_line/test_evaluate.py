@@ -77,9 +77,7 @@ def test_weights_of__names_and_random_weights(tmp_path: Path) -> None:
 
 def test_all_runs__recipes_x_weights_x_folds(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
-    given = parse(
-        ["--checkpoint", str(tmp_path / "a.ckpt"), "--random", "--recipe", ESC50, "--recipe", SOUNDSCAPES]
-    )[0]
+    given = parse(["--checkpoint", str(tmp_path / "a.ckpt"), "--random", "--recipe", ESC50, "--recipe", SOUNDSCAPES])[0]
     runs = list(all_runs(given, tmp_path / "evaluation"))
     assert len(runs) == 2 * 5 + 2
     assert len({run.folder for run in runs}) == len(runs)

@@ -20,9 +20,7 @@ class Tones(AudioDataModule):
     single_label = True
 
     def __init__(self, num_train: int = 40, num_test: int = 21, training_augmentation: bool = False) -> None:
-        super().__init__(
-            batch_size=8, num_workers=0, clip_seconds=1.28, training_augmentation=training_augmentation
-        )
+        super().__init__(batch_size=8, num_workers=0, clip_seconds=1.28, training_augmentation=training_augmentation)
         self.num_train, self.num_test = num_train, num_test
 
     def make_sets(self, stage: str) -> None:

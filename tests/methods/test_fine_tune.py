@@ -75,9 +75,7 @@ def test_fine_tune__resumes_where_it_stopped(tones: Any, quiet_trainer: Any, tmp
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_fine_tune__checkpoint_is_a_classifier_that_can_be_read(
-    tones: Any, quiet_trainer: Any, tmp_path: Path
-) -> None:
+def test_fine_tune__checkpoint_is_a_classifier_that_can_be_read(tones: Any, quiet_trainer: Any, tmp_path: Path) -> None:
     model = fine_tune_of(small_encoder())
     trainer = quiet_trainer(max_steps=2, max_epochs=-1)
     trainer.fit(model, tones(training_augmentation=True))

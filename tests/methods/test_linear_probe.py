@@ -51,9 +51,7 @@ def test_linear_probe__tells_tones_apart_and_leaves_the_encoder(
     assert model.head is model.probes[0].head
 
 
-def test_linear_probe__metrics_are_means_over_the_seeds(
-    tones: Any, tiny_encoder: AudioViT, quiet_trainer: Any
-) -> None:
+def test_linear_probe__metrics_are_means_over_the_seeds(tones: Any, tiny_encoder: AudioViT, quiet_trainer: Any) -> None:
     model = probe_of(tiny_encoder, epochs=1, learning_rates=[1e-3], seeds=[3, 5])
     metrics = trained(model, tones(), quiet_trainer)
     expected = np.mean([results.mean_average_precision for results in model.results])

@@ -100,7 +100,7 @@ def experiment_name(files: Sequence[str]) -> str:
 
 
 def locate_config_files(args: Sequence[str]) -> list[str]:
-    """The same arguments with every YAML path found, those after ``--config`` checked and preceded by what they compose.
+    """The same arguments with every YAML path found, those after ``--config`` checked, what they compose before them.
 
     Raises:
         UsageError: See :func:`check_config_file`.

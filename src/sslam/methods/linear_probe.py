@@ -1,6 +1,7 @@
 """Linear probe: a frozen encoder, and a linear classifier on what it says of a clip.
 
-Shape letters: N all training clips, B clips of a batch, R probes computed at once, L frames, F mel bins, W pooled width, C classes.
+Shape letters: N all training clips, B clips of a batch, R probes computed at once, L frames, F mel bins, W pooled width,
+C classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -189,8 +190,8 @@ class LinearProbe(Classifier):
             return
         if self.trainer.max_epochs != 1:
             raise ValueError(
-                f"trainer.max_epochs must be 1, got {self.trainer.max_epochs}: without augmentation a linear probe sees "
-                "every clip once and keeps its tokens. Pass --trainer.max_epochs 1; --model.epochs counts the passes "
+                f"trainer.max_epochs must be 1, got {self.trainer.max_epochs}: without augmentation a linear probe "
+                "sees every clip once and keeps its tokens. Pass --trainer.max_epochs 1; --model.epochs counts the passes "
                 "over the kept tokens."
             )
         if getattr(self.trainer.datamodule, "training_augmentation", False):  # type: ignore[attr-defined]
