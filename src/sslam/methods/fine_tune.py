@@ -84,7 +84,7 @@ class FineTune(Classifier):
 
     def learning_rate_at(self, step: int, peak: float) -> float:
         """Learning rate of optimizer step ``step`` (from 0) of parameters with this highest one."""
-        total_steps = int(self.trainer.estimated_stepping_batches)
+        total_steps = self.total_steps()
         warmup_steps = int(self.warmup_fraction * total_steps)
         return warmup_cosine(step, peak, warmup_steps, total_steps, self.min_learning_rate)
 

@@ -1,7 +1,7 @@
 """Linear probe: a frozen encoder, and a linear classifier on what it says of a clip.
 
-Shape letters: N all training clips, B clips of a batch, R probes computed at once, L frames, F mel bins, W pooled width,
-C classes.
+Shape letters: N all training clips, B clips of a batch, R probes computed at once, L frames, F mel bins, W pooled
+width, C classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -110,7 +110,9 @@ class LinearProbe(Classifier):
         epochs: Passes over the kept tokens. With augmentation ``trainer.max_epochs`` counts instead.
         batch_size: Clips in a step on the kept tokens. With augmentation the data module's counts instead.
         warmup_fraction: Share of the training in which the learning rate rises.
-        weight_decay: Decoupled weight decay of Adam, of the matrix.
+        min_learning_rate: Where the half cosine ends.
+        weight_decay: Decoupled weight decay of Adam.
+        weight_decay_exempt_1d: Give biases and norm weights no decay; the published code decays everything.
         betas: Of Adam.
         standardise: Start from tokens that are standardised over the training clips, without which directions that
             vary little learn slowly (MAE uses a BatchNorm for this); not with augmentation.
@@ -130,7 +132,9 @@ class LinearProbe(Classifier):
         epochs: int = 100,
         batch_size: int = 64,
         warmup_fraction: float = 0.0,
+        min_learning_rate: float = 1e-6,
         weight_decay: float = 0.05,
+        weight_decay_exempt_1d: bool = True,
         betas: tuple[float, float] = (0.9, 0.95),
         standardise: bool = True,
         selection_folds: int = 5,
@@ -161,7 +165,9 @@ class LinearProbe(Classifier):
         self.epochs = epochs
         self.batch_size = batch_size
         self.warmup_fraction = warmup_fraction
+        self.min_learning_rate = min_learning_rate
         self.weight_decay = weight_decay
+        self.weight_decay_exempt_1d = weight_decay_exempt_1d
         self.betas = betas
         self.standardise = standardise
         self.selection_folds = selection_folds
@@ -191,8 +197,8 @@ class LinearProbe(Classifier):
         if self.trainer.max_epochs != 1:
             raise ValueError(
                 f"trainer.max_epochs must be 1, got {self.trainer.max_epochs}: without augmentation a linear probe "
-                "sees every clip once and keeps its tokens. Pass --trainer.max_epochs 1; --model.epochs counts the passes "
-                "over the kept tokens."
+                "sees every clip once and keeps its tokens. Pass --trainer.max_epochs 1; --model.epochs counts the "
+                "passes over the kept tokens."
             )
         if getattr(self.trainer.datamodule, "training_augmentation", False):  # type: ignore[attr-defined]
             raise ValueError(
@@ -208,6 +214,12 @@ class LinearProbe(Classifier):
             self._keep(batch)
         else:
             self._augmented_step(batch, batch_idx, self.augmentation)
+
+    def on_train_epoch_start(self) -> None:
+        # A process may have no clip at all; what it gives to the others must have their shape.
+        width, dtype = self.fc_norm.normalized_shape[0], torch.float32
+        nothing = (torch.zeros(0, width, dtype=dtype), torch.zeros(0, self.num_classes, dtype=dtype))
+        self._kept = [FrozenClips(*nothing, torch.zeros(0, dtype=torch.int64))]
 
     @torch.no_grad()
     def _keep(self, batch: dict[str, Any]) -> None:
@@ -292,7 +304,10 @@ class LinearProbe(Classifier):
                 for stack, rate in zip(stacks, learning_rates, strict=True)
                 for parameters, decay in (
                     ([stack.weight_RCW], self.weight_decay),
-                    ([stack.gain_R1W, stack.offset_R1W, stack.bias_R1C], 0.0),
+                    (
+                        [stack.gain_R1W, stack.offset_R1W, stack.bias_R1C],
+                        0.0 if self.weight_decay_exempt_1d else self.weight_decay,
+                    ),
                 )
             ]
             optimizer = torch.optim.AdamW(groups, betas=self.betas, eps=1e-8, fused=True)
@@ -308,7 +323,9 @@ class LinearProbe(Classifier):
                 batches = torch.stack(shuffled).to(self.device).split(self.batch_size, dim=1)
                 for step, ids_RB in enumerate(batches, start=epoch * steps_per_epoch):
                     for group in optimizer.param_groups:
-                        group["lr"] = warmup_cosine(step, group[PEAK], warmup_steps, total_steps)
+                        group["lr"] = warmup_cosine(
+                            step, group[PEAK], warmup_steps, total_steps, self.min_learning_rate
+                        )
                     embedding_RBW, labels_RBC = clips.embedding[ids_RB], clips.labels[ids_RB]
                     optimizer.zero_grad()
                     loss = torch.stack([self.loss(stack(embedding_RBW), labels_RBC) for stack in stacks]).sum()
@@ -318,13 +335,19 @@ class LinearProbe(Classifier):
             progress.close()
         return stacks
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.augmentation is None:
+            self.learning_rate = checkpoint["training"]["learning_rate"]  # which was chosen
+
     # ---- with augmentation ------------------------------------------------------------------------------------------
 
     def _augmented_step(self, batch: dict[str, Any], batch_idx: int, augmentation: Augmentation) -> None:
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
-        step, total_steps = self.global_step, int(self.trainer.estimated_stepping_batches)
-        rate = warmup_cosine(step, self.learning_rate, int(self.warmup_fraction * total_steps), total_steps)
+        step, total_steps = self.global_step, self.total_steps()
+        warmup_steps = int(self.warmup_fraction * total_steps)
+        rate = warmup_cosine(step, self.learning_rate, warmup_steps, total_steps, self.min_learning_rate)
         for group in optimizer.param_groups:
             group["lr"] = rate
         random = RandomSource.seeded(self.device, torch.initial_seed(), self.global_rank, step, batch_idx)
@@ -344,5 +367,5 @@ class LinearProbe(Classifier):
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
         if self.augmentation is None:
             return None
-        groups = parameter_groups(self.probes, self.weight_decay, exempt_1d=True)
+        groups = parameter_groups(self.probes, self.weight_decay, self.weight_decay_exempt_1d)
         return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)

@@ -1,0 +1,75 @@
+"""The YAML files by name, and small data for those that need some."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+
+from data_modules.speech_commands import NEW_WORDS, WORDS
+from sslam.command_line.config_files import composed_files, experiments_folder
+from tests.data_modules import official_layouts
+
+EXPERIMENTS = experiments_folder()
+
+AUDIOSET = (-4.268, 4.569)
+"""Mean and standard deviation of the features (EAT and SSLAM); of all that is not named in :data:`STATISTICS`."""
+STATISTICS = {
+    "data/esc50.yaml": (-6.627, 5.359),
+    "data/spass.yaml": (-5.275, 3.268),
+    "data/speech_commands_v1.yaml": (-6.846, 5.565),
+    "data/speech_commands_v2.yaml": (-6.846, 5.565),
+    "overrides/small.yaml": (-6.627, 5.359),  # of ESC-50
+}
+
+
+def names(*patterns: str) -> list[str]:
+    """Files below experiments/, such as `data/esc50.yaml`."""
+    return sorted(str(path.relative_to(EXPERIMENTS)) for pattern in patterns for path in EXPERIMENTS.glob(pattern))
+
+
+def composed_names(name: str) -> list[str]:
+    """The files that a file builds on, by name."""
+    return [str(Path(path).relative_to(EXPERIMENTS)) for path in composed_files(str(EXPERIMENTS / name))]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(tmp_path)
+    with mock.patch.dict("os.environ"):  # ddp leaves its port and ranks there
+        yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="session")
+def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What the files of data/ leave to the command line, with a folder of each data set."""
+    root = tmp_path_factory.mktemp("data")
+    folders = {
+        "audioset": official_layouts.write_audioset(root / "audioset", num_classes=527),
+        "esc50": official_layouts.write_esc50(
+            root / "esc50", [(fold, t) for fold in range(1, 6) for t in (0, 10)], 2.0
+        ),
+        "idmt_desed_fl": official_layouts.write_desed(root / "idmt_desed_fl"),
+        "speech_commands_v1": official_layouts.write_speech_commands(
+            root / "speech_commands_v1", [word for word in WORDS if word not in NEW_WORDS]
+        ),
+        "speech_commands_v2": official_layouts.write_speech_commands(root / "speech_commands_v2", WORDS),
+        "spass": root / "spass",
+        "urban_sed": official_layouts.write_urban_sed(root / "urban_sed"),
+    }
+    for scene in official_layouts.SPASS_TABLES:
+        official_layouts.write_spass(folders["spass"], scene)
+    clips = sorted((folders["esc50"] / "audio").iterdir())
+    manifest = root / "train.tsv"
+    manifest.write_text("\n".join([str(clips[0].parent), *(f"{clip.name}\t32000" for clip in clips)]))
+    arguments = {f"data/{name}.yaml": ["--data.root", str(folder)] for name, folder in folders.items()}
+    audioset = arguments.pop("data/audioset.yaml")
+    return arguments | {
+        "data/audioset_20k.yaml": audioset,
+        "data/audioset_2m.yaml": [*audioset, "--data.draws_per_epoch", "4"],
+        "data/folder.yaml": ["--data.root", str(folders["esc50"])],
+        "data/manifest.yaml": ["--data.manifest", str(manifest)],
+    }
