@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
 
 from sslam.methods.classifier import Classifier
 from sslam.report.results import CheckpointFacts, EvaluationRecord, SplitCounts, write_record
@@ -45,10 +44,7 @@ class EvaluationResults(pl.Callback):
             run_id=Path(folder).name,
             method=type(pl_module).__name__,
             stage=stage,
-            epoch=trainer.current_epoch,
-            step=trainer.global_step,
-            seed=torch.initial_seed(),
             checkpoint=CheckpointFacts(**pl_module.provenance),
-            learning_rate=pl_module.learning_rate,
+            **pl_module.training_facts(),
         )
         write_record(Path(folder), record, pl_module.results)

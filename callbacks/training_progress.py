@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
+from lightning.pytorch.core.optimizer import _MockOptimizer
 
 
 class TrainingProgress(TQDMProgressBar):
@@ -49,7 +50,12 @@ class TrainingProgress(TQDMProgressBar):
         self._first_step = self._position(self.trainer)
         self._start = time.monotonic()
         self._last_line = float("-inf")
-        self._total = self.trainer.max_steps if self.trainer.max_steps > 0 else self.trainer.estimated_stepping_batches
+        if not self._counts_steps(self.trainer):
+            self._total = self.trainer.num_training_batches
+        elif self.trainer.max_steps > 0:
+            self._total = self.trainer.max_steps
+        else:
+            self._total = self.trainer.estimated_stepping_batches
         self.train_progress_bar = Tqdm(
             desc=self._description(self.trainer.lightning_module),
             initial=self._first_step,
@@ -105,9 +111,13 @@ class TrainingProgress(TQDMProgressBar):
         sys.stdout.flush()
 
     @staticmethod
-    def _position(trainer: pl.Trainer) -> int:
+    def _counts_steps(trainer: pl.Trainer) -> bool:
+        """Whether there is an optimizer; Lightning puts a mock where there is none."""
+        return not any(isinstance(optimizer, _MockOptimizer) for optimizer in trainer.optimizers)
+
+    def _position(self, trainer: pl.Trainer) -> int:
         """Optimizer steps; batches where there is no optimizer, as for a linear probe that keeps frozen features."""
-        return trainer.global_step if trainer.optimizers else trainer.fit_loop.total_batch_idx + 1
+        return trainer.global_step if self._counts_steps(trainer) else trainer.fit_loop.total_batch_idx + 1
 
     def _description(self, pl_module: Any) -> str:
         stages = getattr(pl_module, "stages", [])

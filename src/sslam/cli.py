@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from callbacks import TrainingProgress
 from sslam.command_line.checks import check_values
 from sslam.command_line.config_files import UsageError, experiment_name, locate_config_files
-from sslam.command_line.error_messages import ShortErrorParser
+from sslam.command_line.error_messages import ShortErrorParser, find_class
 from sslam.command_line.resume import (
     ConfigWins,
     check_state_fits,
@@ -37,6 +37,7 @@ from sslam.command_line.run_folder import (
     new_run_id,
     unused,
 )
+from sslam.methods.classifier import Classifier
 
 # Modules whose ValueErrors are about a value that the user gave; the last one checks the trainer's arguments.
 CHECKING_MODULES = ("sslam.", "data_modules.", "callbacks.", "lightning.pytorch.trainer.connectors.")
@@ -131,10 +132,15 @@ class SSLAMCommandLine(LightningCLI):
             if "initial_checkpoint" in model_arguments:
                 needs_architecture = "encoder" in model_arguments and model_arguments["encoder"] is None
                 model_arguments["initial_checkpoint"] = config.ckpt_path if needs_architecture else None
+                if needs_architecture and "weights" in model_arguments:
+                    # Those of the checkpoint replace them, and it holds no teacher.
+                    model_arguments["weights"] = "random"
         elif self.subcommand != "fit" and model_arguments.get("initial_checkpoint") is None:
             rank_zero_print(
                 "The model has random weights: neither --ckpt_path nor --model.initial_checkpoint was given."
             )
+        elif self.subcommand != "fit" and issubclass(find_class(config.model.class_path), Classifier):
+            rank_zero_print("The classifier's head has random weights: --ckpt_path was not given.")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run_folder.keep_old_metrics()

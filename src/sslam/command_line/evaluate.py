@@ -66,10 +66,10 @@ class EvaluationRun:
     def is_finished(self) -> bool:
         return (self.folder / "results-test.json").is_file()
 
-    def command(self, more: Sequence[str]) -> list[str]:
-        """The process's arguments; ``more`` are options that every run gets."""
+    def options(self) -> dict[str, str]:
+        """What the run is given beside the recipe."""
         options = {
-            "--config": self.recipe,
+            "--experiment": self.experiment,
             "--trainer.default_root_dir": str(self.root),
             "--run_id": self.run_id,
             "--ckpt_path": "last",  # goes on with an interrupted run, or starts it
@@ -80,8 +80,12 @@ class EvaluationRun:
             options["--model.weights"] = "random"
         if self.fold is not None:
             options["--data.fold"] = str(self.fold)
-        given = [word for option in options.items() for word in option]
-        return [sys.executable, "-m", "sslam", "fit", *given, *more]
+        return options
+
+    def command(self, more: Sequence[str]) -> list[str]:
+        """The process's arguments; ``more`` are options that every run gets."""
+        given = [word for option in self.options().items() for word in option]
+        return [sys.executable, "-m", "sslam", "fit", "--config", self.recipe, *given, *more]
 
     def __str__(self) -> str:
         return f"{self.experiment}, {self.weights.label}" + ("" if self.fold is None else f", fold {self.fold}")
@@ -166,6 +170,31 @@ def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]
                 yield EvaluationRun(recipe, weights, fold, root)
 
 
+def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
+    """Refuses what would make a run other than the table says.
+
+    Raises:
+        UsageError: If two runs would have the same folder, or an option for every run is one that the runs differ in.
+    """
+    by_folder: dict[Path, EvaluationRun] = {}
+    for evaluation in runs:
+        other = by_folder.setdefault(evaluation.folder, evaluation)
+        if other is not evaluation:
+            raise UsageError(
+                f"{other.recipe} for {other.weights.label} and {evaluation.recipe} for {evaluation.weights.label} "
+                f"would both be in {evaluation.folder}. Name every recipe once, and give files and checkpoints names "
+                "that differ in more than spaces and signs."
+            )
+    own = {option for evaluation in runs for option in evaluation.options()}
+    for word in more:
+        option = word.partition("=")[0].replace(".init_args.", ".")
+        if option in own:
+            raise UsageError(
+                f"{option} cannot be given for every run, because evaluate sets it: --checkpoint chooses the weights "
+                "and their names, --random adds random weights, --folds chooses folds, --output the folder."
+            )
+
+
 def run(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int, str]:
     """Do one run, its output in ``log.txt`` in its folder.
 
@@ -175,12 +204,14 @@ def run(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int, str]:
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     log = evaluation.folder / LOG
     with log.open("a", encoding="utf-8") as stream:
+        start = stream.tell()  # an interrupted run has written before
         code = subprocess.run(
             evaluation.command(more), stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
         ).returncode
     if code == 0:
         return code, ""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    text = log.read_bytes()[start:].decode("utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     said = [line for line in lines if line.startswith("sslam fit:")]
     return code, (said or lines or ["no output"])[-1]
 
@@ -195,6 +226,7 @@ def main(args: Sequence[str]) -> int:
     root = Path(options.output) / (options.run_id or new_run_id())
     try:
         runs = list(all_runs(options, root))
+        check_runs(runs, more)
     except (UsageError, ValueError) as error:
         print(f"sslam evaluate: {error}", file=sys.stderr)
         return USERS_MISTAKE

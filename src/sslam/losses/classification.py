@@ -38,10 +38,12 @@ def label_normalised_bce(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
     """
     total = F.binary_cross_entropy_with_logits(logits_BC.float(), labels_BC.float(), reduction="none").sum(dim=(-2, -1))
     num_labels = labels_BC.float().sum(dim=(-2, -1))
+    num_processes = 1
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(num_labels)
-        num_labels = num_labels / distributed.get_world_size()
-    return (total / num_labels.clamp(min=1.0)).sum()  # a batch may be without any label
+        num_processes = distributed.get_world_size()
+    # A batch may be without any label.
+    return (total / (num_labels.clamp(min=1.0) / num_processes)).sum()
 
 
 class LabelNormalisedBCE(ClassificationLoss):

@@ -1,0 +1,68 @@
+"""`sslam evaluate` makes no run that is other than its table says."""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sslam.__main__ import main
+from sslam.command_line import evaluate
+from sslam.command_line.evaluate import EvaluationRun, Weights
+
+RECIPE = ["--recipe", "experiments/evaluation/esc50_linear_probe.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.ckpt").touch()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        # All five folds would be the second one, random weights the teacher's.
+        (["--data.fold", "2"], "--data.fold cannot be given for every run, because evaluate sets it"),
+        (["--random", "--model.init_args.weights=teacher"], "--model.weights cannot be given for every run"),
+        (["--model.label", "x"], "--model.label cannot be given for every run"),
+        # The second one would count as done before.
+        (RECIPE, "esc50_linear_probe/a-fold1. Name every recipe once"),
+        (["--checkpoint", "b c=a.ckpt", "--checkpoint", "b_c=a.ckpt"], "for b c and "),
+    ],
+)
+def test_evaluate__refuses_what_would_not_be_what_the_table_says(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--checkpoint", "a.ckpt", *RECIPE, *args]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_evaluate__weights_may_be_chosen_without_random_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def no_run(command: list[str], **_: Any) -> Any:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 2)
+
+    monkeypatch.setattr(evaluate.subprocess, "run", no_run)
+    main(["evaluate", "--checkpoint", "a.ckpt", *RECIPE, "--folds", "1", "--model.weights", "teacher"])
+    (command,) = commands
+    assert command[-2:] == ["--model.weights", "teacher"]
+    assert command[command.index("--experiment") + 1] == "esc50_linear_probe"
+
+
+def test_run__quotes_this_attempt_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = EvaluationRun("recipe.yaml", Weights("a", "a.ckpt"), None, tmp_path)
+    monkeypatch.setattr(EvaluationRun, "experiment", "recipe")
+    texts = iter(["sslam fit: no such folder é\n", "MemoryError\n", ""])
+
+    def fails(command: list[str], stdout: Any, **_: Any) -> Any:
+        stdout.write(next(texts))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(evaluate.subprocess, "run", fails)
+    assert evaluate.run(evaluation, []) == (1, "sslam fit: no such folder é")
+    assert evaluate.run(evaluation, []) == (1, "MemoryError")
+    assert evaluate.run(evaluation, []) == (1, "no output")
