@@ -224,8 +224,8 @@ class LinearProbe(Classifier):
             # Validation begins after the last batch, which is not the same one on all processes: they would wait for
             # each other for ever.
             raise ValueError(
-                "With several processes a linear probe that keeps the encoder's tokens cannot validate in its pass over "
-                "the clips. Pass --trainer.limit_val_batches 0 and use sslam validate."
+                "With several processes a linear probe that keeps the encoder's tokens cannot validate in its pass "
+                "over the clips. Pass --trainer.limit_val_batches 0 and use sslam validate."
             )
         rank_zero_info(
             "Linear probe without augmentation: one pass through the frozen encoder, whose pooled tokens are kept."
