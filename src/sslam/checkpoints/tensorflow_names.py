@@ -1,0 +1,91 @@
+"""Names and layouts of the published separation checkpoints (TensorFlow) for our :class:`sslam.networks.TDCN`.
+
+A published kernel is (in, out), ours (out, in); the taps of a convolution are in the same order.
+"""
+
+import re
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from sslam.checkpoints.restricted_pickle import CheckpointError
+
+_BLOCK = re.compile(r"improved_tdcn/conv_block_(\d+)/tdcn_block/(.+)")
+_DECODER = re.compile(r"conv_decoder/dense(_\d+)?/kernel")
+_TRAINING_STATE = re.compile(r".+/Adam(_1)?|beta[12]_power|global_step")
+
+_OUTER_NAMES = {
+    "conv_encoder/dense/kernel": "encoder.weight",
+    "initial_dense/dense/kernel": "bottleneck.weight",
+    "initial_dense/dense/bias": "bottleneck.bias",
+    "initial_dense/dense_scale/scale_layer": "bottleneck.scale",
+    "dense/kernel": "mask.weight",
+    "mix_weights/dense/kernel": "shares.weight",
+}
+_BLOCK_NAMES = {
+    "timeconv/separable_conv/depthwise_kernel": "conv.weight",
+    "timeconv/separable_conv/bias": "conv.bias",
+}
+for _number in (1, 2):
+    _BLOCK_NAMES |= {
+        f"dense{_number}/dense/kernel": f"dense{_number}.weight",
+        f"dense{_number}/dense_scale/scale_layer": f"dense{_number}.scale",
+        f"normact{_number}/prelu/prelu": f"norm{_number}.slope",
+    }
+    for _norm in ("instance_norm", "global_layer_norm"):  # both names are in use, for the same norm over time
+        _BLOCK_NAMES[f"normact{_number}/{_norm}/gamma"] = f"norm{_number}.weight"
+        _BLOCK_NAMES[f"normact{_number}/{_norm}/beta"] = f"norm{_number}.bias"
+
+
+def our_separator_name(published: str) -> str | None:
+    """Our name of a published variable (without ":0"); None where it is no weight of the network."""
+    if _DECODER.fullmatch(published):
+        return "decoder.weight"
+    if match := _BLOCK.fullmatch(published):
+        number, name = match.groups()
+        return f"blocks.{int(number)}.{_BLOCK_NAMES[name]}" if name in _BLOCK_NAMES else None
+    return _OUTER_NAMES.get(published)
+
+
+def separator_state(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Published variables as the state dict of a :class:`sslam.networks.TDCN`, the optimizer's variables left out.
+
+    Args:
+        variables: Name (without ":0") and value of every variable of a checkpoint.
+
+    Returns:
+        Our names and layouts. Whether all are there and fit is for ``load_state_dict`` to check.
+
+    Raises:
+        CheckpointError: If there are unknown variables, two for the same weight, or one with another number of axes.
+    """
+    names = {published: our_separator_name(published) for published in variables}
+    unknown = [name for name, ours in names.items() if ours is None and not _TRAINING_STATE.fullmatch(name)]
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint has {len(unknown)} variables that a TDCN++ separator does not have, the first is "
+            f"{unknown[0]!r}. Give a checkpoint of the published MixIT separation models."
+        )
+    state: dict[str, Tensor] = {}
+    for published, ours in names.items():
+        if ours is None:
+            continue
+        if ours in state:
+            raise CheckpointError(f"{published!r} is a second variable for {ours}; give a checkpoint of one separator.")
+        state[ours] = _our_layout(published, variables[published])
+    return state
+
+
+def _our_layout(published: str, value: Tensor) -> Tensor:
+    leaf = published.rsplit("/", 1)[-1]
+    axes = {"kernel": 2, "depthwise_kernel": 4, "scale_layer": 0, "prelu": 0}.get(leaf, 1)
+    if value.dim() != axes:
+        raise CheckpointError(
+            f"{published!r} has the shape {tuple(value.shape)}; it must have {axes} axes. Give a checkpoint of the "
+            "published MixIT separation models."
+        )
+    if leaf == "kernel":
+        return value.T.contiguous()
+    if leaf == "depthwise_kernel":
+        return value[:, 0, :, 0].T.contiguous()
+    return value.reshape(1) if leaf == "prelu" else value

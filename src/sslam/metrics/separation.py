@@ -1,0 +1,151 @@
+"""How well sounds are separated, with known sources (MSi, 1S) and without (MoMi).
+
+Shape letters: B clips, N estimates, S sources, M mixtures, T samples.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from sslam.losses.mixit import best_assignment, remix
+from sslam.losses.separation import pairwise_si_snr, permutation_invariant, si_snr
+
+# Root mean square above which a source counts. An estimate counts up to 20 dB below the clip's quietest source.
+ACTIVE_RMS = 1e-8
+ACTIVE_ESTIMATE = 0.01
+
+
+class SeparationResults(NamedTuple):
+    """Separation of clips whose sources are known; nan where there is no clip to tell from.
+
+    Attributes:
+        num_clips: Clips with an active source; silent ones are left out.
+        num_one_source_clips: Those with one.
+        msi: Improvement of SI-SNR over the mixture, in dB, mean over the sources of clips with two and more.
+        one_source: SI-SNR of clips with one source, in dB, mean over the clips (1S).
+        under_separation: Share of clips with fewer active estimates than active sources.
+        equal_separation: With as many.
+        over_separation: With more.
+    """
+
+    num_clips: int
+    num_one_source_clips: int
+    msi: float
+    one_source: float
+    under_separation: float
+    equal_separation: float
+    over_separation: float
+
+    def scalars(self) -> dict[str, float]:
+        """For logging: all but the numbers of clips."""
+        return {name: value for name, value in self._asdict().items() if not name.startswith("num_")}
+
+
+class SeparationMetrics(Metric):
+    """MSi, 1S, and whether there are as many estimates as sources (Wisdom et al. 2020 and 2021, as published).
+
+    Sources and estimates are paired so that the mean SI-SNR is largest. A source whose estimate is not active counts
+    towards under-separation, not towards MSi or 1S; read the three together.
+
+    Args:
+        **kwargs: Of :class:`torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    totals: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Clips, one-source clips; sum and number for MSi, for 1S; clips under-, equally and over-separated.
+        self.add_state("totals", torch.zeros(9), dist_reduce_fx="sum")
+
+    def update(self, estimates_BNT: Tensor, sources_BST: Tensor, mixture_BT: Tensor) -> None:
+        """Add clips.
+
+        Args:
+            estimates_BNT: Shape (B, N, T); with fewer estimates than sources, some sources go without.
+            sources_BST: Shape (B, S, T); silent ones may stand for none.
+            mixture_BT: What was separated, shape (B, T).
+        """
+        num_missing = max(0, sources_BST.shape[1] - estimates_BNT.shape[1])
+        estimates_BNT = F.pad(estimates_BNT, (0, 0, 0, num_missing))
+        matched = permutation_invariant(pairwise_si_snr(sources_BST, estimates_BNT).neg())
+        si_snr_BS = matched.loss_BN.neg()
+        improvement_BS = si_snr_BS - si_snr(sources_BST, mixture_BT.unsqueeze(1))
+
+        source_power_BS = sources_BST.square().mean(dim=-1)
+        active_BS = source_power_BS > ACTIVE_RMS**2
+        quietest_B = source_power_BS.masked_fill(~active_BS, torch.inf).amin(dim=1)
+        active_BN = estimates_BNT.square().mean(dim=-1) > ACTIVE_ESTIMATE * quietest_B.unsqueeze(1)
+        paired_BS = active_BS & active_BN.gather(1, matched.permutation_BN)
+        num_sources_B, num_estimates_B = active_BS.sum(dim=1), active_BN.sum(dim=1)
+
+        sounding_B, one_source_B = num_sources_B > 0, num_sources_B == 1
+        several_BS = paired_BS & (num_sources_B > 1).unsqueeze(1)
+        single_BS = paired_BS & one_source_B.unsqueeze(1)
+        totals = [
+            sounding_B,
+            one_source_B,
+            improvement_BS[several_BS],
+            several_BS,
+            si_snr_BS[single_BS],
+            single_BS,
+            (num_estimates_B < num_sources_B) & sounding_B,
+            (num_estimates_B == num_sources_B) & sounding_B,
+            (num_estimates_B > num_sources_B) & sounding_B,
+        ]
+        self.totals += torch.stack([total.sum().to(self.totals) for total in totals])
+
+    def compute(self) -> SeparationResults:
+        """Means over all clips so far, of all processes."""
+        clips, one_source_clips, improvement, pairs, si_snr_sum, singles, under, equal, over = self.totals.tolist()
+        return SeparationResults(
+            num_clips=int(clips),
+            num_one_source_clips=int(one_source_clips),
+            msi=_mean(improvement, pairs),
+            one_source=_mean(si_snr_sum, singles),
+            under_separation=_mean(under, clips),
+            equal_separation=_mean(equal, clips),
+            over_separation=_mean(over, clips),
+        )
+
+
+class MixtureImprovement(Metric):
+    """MoMi: how much nearer the best remix of the estimates is to the mixtures than their sum is, in dB of SI-SNR.
+
+    Needs no sources. Mean over the mixtures; sets of which fewer than two mixtures sound are left out, since their sum
+    already is the mixture.
+
+    Args:
+        **kwargs: Of :class:`torchmetrics.Metric`.
+    """
+
+    full_state_update = False
+    total: Tensor
+    number: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("number", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, estimates_BNT: Tensor, mixtures_BMT: Tensor) -> None:
+        """Add estimates (B, N, T) of the sources in the sums of mixtures (B, M, T)."""
+        remixed_BMT = remix(estimates_BNT, best_assignment(mixtures_BMT, estimates_BNT), mixtures_BMT.shape[1])
+        mixture_of_mixtures_B1T = mixtures_BMT.sum(dim=1, keepdim=True)
+        improvement_BM = si_snr(mixtures_BMT, remixed_BMT) - si_snr(mixtures_BMT, mixture_of_mixtures_B1T)
+        active_BM = mixtures_BMT.square().mean(dim=-1) > ACTIVE_RMS**2
+        counted_BM = active_BM & (active_BM.sum(dim=1, keepdim=True) > 1)
+        self.total += improvement_BM[counted_BM].sum()
+        self.number += counted_BM.sum()
+
+    def compute(self) -> float:
+        """The mean so far, of all processes; nan where there was nothing to tell from."""
+        return _mean(self.total.item(), self.number.item())
+
+
+def _mean(total: float, number: float) -> float:
+    return total / number if number else float("nan")

@@ -1,0 +1,73 @@
+"""The fused operation against the same steps as library calls, forward and backward."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sslam.networks import tdcn_operations
+from sslam.networks.tdcn_operations import NormParameters, norm_conv_norm
+
+
+def step_by_step(
+    x: Tensor, norm1: NormParameters, weight: Tensor, bias: Tensor, dilation: int, norm2: NormParameters
+) -> Tensor:
+    def normalise(x: Tensor, norm: NormParameters) -> Tensor:
+        x = torch.where(x > 0, x, norm.slope * x)
+        variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+        return norm.gain * (x - mean) / torch.sqrt(variance + 1e-3) + norm.bias
+
+    x = F.conv1d(normalise(x, norm1), weight[:, None], bias, padding=dilation, dilation=dilation, groups=x.shape[1])
+    return normalise(x, norm2)
+
+
+def arguments(clips: int, channels: int, frames: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    random = torch.Generator().manual_seed(0)
+    shapes = [(clips, channels, frames), (1,), (1,), (1,), (channels, 3), (channels,), (1,), (1,), (1,)]
+    return [torch.randn(shape, generator=random, dtype=torch.float64).to(dtype).requires_grad_() for shape in shapes]
+
+
+def call(operation: object, tensors: list[Tensor], dilation: int) -> Tensor:
+    x, slope1, gain1, bias1, weight, bias, slope2, gain2, bias2 = tensors
+    norm1, norm2 = NormParameters(slope1, gain1, bias1), NormParameters(slope2, gain2, bias2)
+    return operation(x, norm1, weight, bias, dilation, norm2)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 40, 129])
+@pytest.mark.parametrize("dilation", [1, 4, 128])
+@pytest.mark.parametrize("cached_values", [1, 100, 10**6], ids=["row_by_row", "some_rows", "at_once"])
+def test_norm_conv_norm__matches_the_steps(
+    frames: int, dilation: int, cached_values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tdcn_operations, "CACHED_VALUES", cached_values)
+    tensors = arguments(3, 7, frames)
+    fused, expected = call(norm_conv_norm, tensors, dilation), call(step_by_step, tensors, dilation)
+    torch.testing.assert_close(fused, expected, rtol=1e-10, atol=1e-10)
+    direction = torch.randn(fused.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for gradient, wanted in zip(
+        torch.autograd.grad(fused, tensors, direction), torch.autograd.grad(expected, tensors, direction), strict=True
+    ):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_norm_conv_norm__gradients_are_the_numerical_ones() -> None:
+    tensors = arguments(2, 3, 11)
+    assert torch.autograd.gradcheck(lambda *given: call(norm_conv_norm, list(given), 2), tensors)
+
+
+def test_norm_conv_norm__bfloat16_is_computed_in_float32() -> None:
+    tensors = arguments(2, 8, 200, torch.float32)
+    rounded = [tensors[0].detach().bfloat16().requires_grad_(), *tensors[1:]]
+    output = call(norm_conv_norm, rounded, 4)
+    assert output.dtype == torch.bfloat16
+    expected = call(norm_conv_norm, [rounded[0].float(), *tensors[1:]], 4)
+    assert torch.equal(output, expected.bfloat16())
+    gradient = torch.autograd.grad(output.float().square().mean(), rounded)
+    assert [g.dtype for g in gradient] == [torch.bfloat16] + [torch.float32] * 8
+
+
+def test_norm_conv_norm__constant_rows_give_the_bias() -> None:
+    tensors = arguments(1, 4, 30)
+    tensors[0] = torch.full((1, 4, 30), 7.0, dtype=torch.float64)
+    tensors[4] = torch.zeros(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(call(norm_conv_norm, tensors, 2), tensors[8].expand(1, 4, 30))
