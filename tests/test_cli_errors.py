@@ -76,7 +76,7 @@ def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         # file
         (["--config", "experiments/pretrian.yaml"], "no config file experiments/pretrian.yaml. Did you mean"),
         (["--config=experiments/overrides/smok.yaml"], "Did you mean experiments/overrides/smoke.yaml?"),
-        (["--config", "zzz.yaml"], "no config file zzz.yaml. The project's own are: experiments/pretrain.yaml"),
+        (["--config", "zzz.yaml"], "no config file zzz.yaml. The project's own are: experiments/fine_tune.yaml, "),
         (["--model.encoder", "blocks/vit_bas.yaml"], "encoder: There is no config file blocks/vit_bas.yaml"),
         (["--model.encoder", "blocks/vit_bas.yaml"], "Did you mean blocks/vit_base.yaml?"),
         (["--data", "data_modules.FolderDataModule", "--data.root", "nowhere"], "'nowhere' does not exist"),
@@ -162,6 +162,9 @@ def test_fit__a_mistake_leaves_no_empty_run(capsys: pytest.CaptureFixture[str]) 
 def test_fit__weights_and_biases_without_a_login(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    import wandb
+
+    wandb.teardown()  # it keeps what it was set to by a test before
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing answers

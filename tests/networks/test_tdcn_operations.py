@@ -40,6 +40,7 @@ def test_norm_conv_norm__matches_the_steps(
     frames: int, dilation: int, cached_values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tdcn_operations, "CACHED_VALUES", cached_values)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     tensors = arguments(3, 7, frames)
     fused, expected = call(norm_conv_norm, tensors, dilation), call(step_by_step, tensors, dilation)
     torch.testing.assert_close(fused, expected, rtol=1e-10, atol=1e-10)

@@ -1,9 +1,9 @@
 """What a block of TDCN++ does to each channel, between its two dense layers, as one autograd function.
 
 Written with a library call per step, this takes two thirds of a training step's time on a CPU and most of its memory:
-each step reads and writes the whole activations and keeps its input for the backward pass. But it needs only one row of
-frames at a time, so here a few rows go through all steps while they are in the cache, and the backward pass computes
-the steps again from the rows that came in, the only ones kept.
+each step reads and writes the whole activations and keeps its input for the backward pass. Here the backward pass
+computes the steps again from what came in, the only thing kept. As every row of frames is treated on its own, a single
+thread takes a few rows through all steps while they are in its cache.
 
 Shape letters: B clips, H channels, R rows (clips x channels), L frames.
 """
@@ -113,8 +113,9 @@ class _NormConvNorm(torch.autograd.Function):
 
 def _row_blocks(input_RL: Tensor) -> list[slice]:
     num_rows, frames = input_RL.shape
-    # A GPU is best served with everything at once.
-    size = max(1, CACHED_VALUES // frames) if input_RL.device.type == "cpu" else num_rows
+    # Several threads would wait for each other after every small call, and a GPU would idle: everything at once there.
+    one_thread = input_RL.device.type == "cpu" and torch.get_num_threads() == 1
+    size = max(1, CACHED_VALUES // frames) if one_thread else num_rows
     return [slice(start, start + size) for start in range(0, num_rows, size)]
 
 
@@ -145,7 +146,7 @@ def _normalise_backward(
         [True, True, True],
     )
     gradient_RL = gradient_RL[0]
-    # Minus the gradient at negative inputs, 0 elsewhere; far cheaper than a mask and torch.where. In place: the cache.
+    # Minus the gradient at negative inputs, 0 elsewhere; far cheaper than a mask and torch.where.
     lost_RL = torch.ops.aten.threshold_backward(gradient_RL, input_RL, 0.0).sub_(gradient_RL)
     gradient_RL.addcmul_(lost_RL, 1 - parameters.slope)
     slope_gradient = lost_RL.mul_(input_RL).sum().neg()
