@@ -17,9 +17,10 @@ TRAINER_COMMANDS = {
 }
 OTHER_COMMANDS = {
     "evaluate": ("sslam.command_line.evaluate", "linear probes and fine-tuning of checkpoints, all folds, one table"),
-    "convert": ("sslam.checkpoints.convert", "published EAT and SSLAM checkpoints to ours and back"),
+    "convert": ("sslam.checkpoints.convert", "published EAT, SSLAM and MixIT checkpoints to ours, encoders back"),
     "report": ("sslam.report.command", "results of evaluations as one table and one page"),
     "embed": ("sslam.embedding.command", "embeddings or tags of audio files"),
+    "separate": ("sslam.separation.command", "sources of audio files"),
 }
 
 

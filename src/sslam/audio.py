@@ -1,4 +1,4 @@
-"""One reader for wav, flac, mp3 and ogg files: mono float32 at the rate the networks take.
+"""One reader for wav, flac, mp3 and ogg files: mono float32 at the rate the networks take, or files as they are.
 
 Shape letters: T samples, C channels.
 """
@@ -8,7 +8,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -65,6 +65,14 @@ class DecodedAudio(NamedTuple):
     problem: FileProblem | None
 
 
+class WholeFile(NamedTuple):
+    """All channels of a file, (C, T) float32, its rate in Hz, and the problem that was repaired, if there was one."""
+
+    waveform_CT: Waveform
+    sample_rate: int
+    problem: FileProblem | None
+
+
 def read_audio(
     path: str | Path, sample_rate: int = SAMPLE_RATE, start_seconds: float = 0.0, num_seconds: float | None = None
 ) -> Waveform:
@@ -115,30 +123,14 @@ def decode_audio(
             shorter than 25 ms, silent (peak below -120 dBFS) or not finite.
     """
     path = str(path)
-    problem = None
     with _open(path) as file:
         rate, num_frames = file.samplerate, file.frames
-        if num_frames == 0:
-            raise AudioFileError(path, "empty (a header without samples)")
         wanted = num_frames if num_seconds is None else math.ceil(round(num_seconds * sample_rate) * rate / sample_rate)
         if crop_position is None:
             start = min(round(start_seconds * rate), num_frames)
         else:
             start = int(crop_position * max(0, num_frames - wanted))
-        wanted = min(wanted, num_frames - start)
-        lost = _lost_wav_frames(file)
-        preroll = min(start, round(MP3_PREROLL_SECONDS * rate)) if file.format == "MP3" else 0
-        try:
-            if start:
-                file.seek(start - preroll)
-            frames = file.read(preroll + wanted, dtype="float32")[preroll:]
-        except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header promises terabytes
-            frames = np.zeros(0, np.float32)
-        lost += wanted - len(frames)
-    if wanted and not len(frames):
-        frames = _read_until_break(path, wanted)
-    if lost > LENGTH_TOLERANCE_SECONDS * rate or (wanted and not len(frames)):
-        problem = FileProblem(path, "truncated: the header promises more than can be decoded", "repaired")
+        frames, problem = _read_frames(path, file, start, min(wanted, num_frames - start))
     if len(frames) < MIN_SECONDS * rate:
         reason = f"too short: {len(frames)} samples at {rate} Hz, and at least {MIN_SECONDS * 1000:.0f} ms are needed"
         raise AudioFileError(path, f"{problem.reason}; {reason}" if problem else reason)
@@ -158,6 +150,25 @@ def decode_audio(
     return DecodedAudio(frames, problem)
 
 
+def decode_whole_file(path: str | Path) -> WholeFile:
+    """Decode a file with all its channels at its own rate; unlike :func:`decode_audio` it takes short and silent ones.
+
+    A file that breaks off is repaired: what can be decoded is kept.
+
+    Raises:
+        AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, or is not finite.
+    """
+    path = str(path)
+    with _open(path) as file:
+        rate = file.samplerate
+        frames, problem = _read_frames(path, file, 0, file.frames)
+    if not len(frames):
+        raise AudioFileError(path, "truncated: not one sample can be decoded")
+    if not math.isfinite(max(frames.max(), -frames.min())):
+        raise AudioFileError(path, "it holds NaN or infinite samples")
+    return WholeFile(np.ascontiguousarray(np.atleast_2d(frames.T)), rate, problem)
+
+
 def _open(path: str) -> soundfile.SoundFile:
     try:
         file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
@@ -173,7 +184,32 @@ def _open(path: str) -> soundfile.SoundFile:
     if not low <= file.samplerate <= high:
         file.close()
         raise AudioFileError(path, f"its header gives a sample rate of {file.samplerate} Hz, outside {low}-{high} Hz")
+    if file.frames == 0:
+        file.close()
+        raise AudioFileError(path, "empty (a header without samples)")
     return file
+
+
+def _read_frames(
+    path: str, file: soundfile.SoundFile, start: int, wanted: int
+) -> tuple[NDArray[Any], FileProblem | None]:
+    """Frames (T,) or (T, C) from `start` on; where the file breaks off before, as many from its beginning."""
+    problem = None
+    rate = file.samplerate
+    lost = _lost_wav_frames(file)
+    preroll = min(start, round(MP3_PREROLL_SECONDS * rate)) if file.format == "MP3" else 0
+    try:
+        if start:
+            file.seek(start - preroll)
+        frames = file.read(preroll + wanted, dtype="float32")[preroll:]
+    except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header promises terabytes
+        frames = np.zeros(0, np.float32)
+    lost += wanted - len(frames)
+    if wanted and not len(frames):
+        frames = _read_until_break(path, wanted)
+    if lost > LENGTH_TOLERANCE_SECONDS * rate or (wanted and not len(frames)):
+        problem = FileProblem(path, "truncated: the header promises more than can be decoded", "repaired")
+    return frames, problem
 
 
 def _lost_wav_frames(file: soundfile.SoundFile) -> int:

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from sslam.checkpoints import CheckpointError
-from sslam.checkpoints.tensorflow_names import our_separator_name, separator_state
+from sslam.checkpoints.tensorflow_names import our_separator_name, published_separator_name, separator_state
 from sslam.networks import TDCN
 from tests.reference.mixit_formulas import VARIABLES, formula_variables
+
+DEPTHWISE = "improved_tdcn/conv_block_0/tdcn_block/timeconv/separable_conv/depthwise_kernel"
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +55,18 @@ def test_separator_state__optimizer_variables_and_other_names_of_the_same(variab
         (
             "layer_norm_on_mag/gamma",
             (1,),
-            "1 variables that a TDCN++ separator does not have, the first is 'layer_norm",
+            "1 variables that a TDCN++ separator does not have. Give a checkpoint of the published MixIT separation "
+            "models. They are:\n  layer_norm_on_mag/gamma",
         ),
-        ("improved_tdcn/conv_block_0/tdcn_block/skip/dense/kernel", (256, 256), "does not have, the first is"),
+        ("improved_tdcn/conv_block_0/tdcn_block/skip/dense/kernel", (256, 256), "They are:\n  improved_tdcn"),
         ("conv_decoder/dense/kernel", (256, 40), "is a second variable for decoder.weight"),
         ("mix_weights/dense/kernel", (256,), "'mix_weights/dense/kernel' has the shape (256,); it must have 2 axes."),
+        ("mix_weights/dense_1/kernel", (256, 2), "They are:\n  mix_weights/dense_1/kernel"),
+        (DEPTHWISE, (3, 2, 512, 1), "has the shape (3, 2, 512, 1); it must be (3, 1, channels, 1)."),
+        (DEPTHWISE, (3, 0, 512, 1), "it must be (3, 1, channels, 1)."),
+        ("improved_tdcn/conv_block_007/tdcn_block/dense1/dense/kernel", (1, 1), "is a second variable for blocks.7"),
+        ("improved_tdcn/conv_block_" + "9" * 5000 + "/tdcn_block/dense1/dense/kernel", (1, 1), "They are:\n"),
+        ("dense/kernel\x1b[31m", (1, 1), "'dense/kernel\\x1b[31m'"),
     ],
 )
 def test_separator_state__refuses(
@@ -66,3 +75,15 @@ def test_separator_state__refuses(
     with pytest.raises(CheckpointError) as error:
         separator_state(variables | {name: torch.zeros(shape)})
     assert message in str(error.value)
+
+
+def test_separator_state__refuses_whole_numbers_as_weights(variables: dict[str, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match="'dense/kernel' is torch.int64; weights must be floating-point."):
+        separator_state(variables | {"dense/kernel": torch.zeros(256, 512, dtype=torch.int64)})
+
+
+def test_published_separator_name__leads_back() -> None:
+    for name in VARIABLES:
+        ours = our_separator_name(name)
+        assert ours is not None
+        assert published_separator_name(ours) == name

@@ -12,9 +12,11 @@ import soundfile
 import torch
 
 from sslam.audio import read_audio
+from sslam.audio_files import find_audio_files
+from sslam.command_line.config_files import UsageError
 from sslam.embedding import AudioEmbedder
 from sslam.embedding.command import main
-from sslam.embedding.files import EmbeddingError, fill, find_audio_files
+from sslam.embedding.files import fill
 from tests.embedding.conftest import BAD, GOOD_SECONDS, RATE, bad_files, embed, load, noise
 
 GOOD = sorted(GOOD_SECONDS)
@@ -154,9 +156,9 @@ def test_find_audio_files__folders_files_and_links(recordings: Path, tmp_path: P
     found = find_audio_files([str(recordings), str(recordings / "c.flac"), str(odd)])
     assert found == sorted({str(recordings / name) for name in (*GOOD, *BAD)} | {str(odd)})
     (tmp_path / "empty").mkdir()
-    with pytest.raises(EmbeddingError, match=r"No audio file in .*empty: looked for \.wav, \.flac, \.mp3, \.ogg"):
+    with pytest.raises(UsageError, match=r"No audio file in .*empty: looked for \.wav, \.flac, \.mp3, \.ogg"):
         find_audio_files([str(tmp_path / "empty")])
-    with pytest.raises(EmbeddingError, match="There is no file or folder nowhere. Give audio files"):
+    with pytest.raises(UsageError, match="There is no file or folder nowhere. Give audio files"):
         find_audio_files([str(recordings), "nowhere"])
 
 

@@ -2,5 +2,13 @@
 
 from sslam.checkpoints.loading import Checkpoint, load_encoder, load_pretraining_state, read_checkpoint
 from sslam.checkpoints.restricted_pickle import CheckpointError
+from sslam.checkpoints.separators import load_separator
 
-__all__ = ["Checkpoint", "CheckpointError", "load_encoder", "load_pretraining_state", "read_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "load_encoder",
+    "load_pretraining_state",
+    "load_separator",
+    "read_checkpoint",
+]

@@ -1,7 +1,7 @@
 """The tensors of a checkpoint file of any kind, under the file's own names and not yet read."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +13,11 @@ from torch import Tensor
 from sslam.checkpoints import published
 from sslam.checkpoints.published import Shape
 from sslam.checkpoints.restricted_pickle import CheckpointError, Placeholder, TensorRecord, printable
+from sslam.checkpoints.tensorflow_bundle import is_bundle
 from sslam.checkpoints.torch_file import TorchFile
 
 METADATA_KEY = "sslam"
+SEPARATOR = "separator."  # in front of the names of its tensors, in our files and in a run's checkpoints
 FRONTEND_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "num_frames": (int,),
     "num_mel_bins": (int,),
@@ -23,6 +25,10 @@ FRONTEND_ARGUMENTS: dict[str, tuple[type, ...]] = {
     "std": (int, float),
     "sample_rate": (int,),
 }
+# What LogMel has besides, and by which it is known.
+LOG_MEL_ARGUMENTS: dict[str, tuple[type, ...]] = dict.fromkeys(
+    ("low_frequency", "high_frequency", "log_offset"), (int, float)
+)
 HEAD = ("pooling", "activation")
 
 
@@ -32,31 +38,43 @@ class Stated:
 
     Attributes:
         encoder: ``num_heads``, ``num_mel_bins``.
-        frontend: Arguments of :class:`~sslam.frontends.KaldiFbank`: all of them, or none.
+        frontend: Arguments of :class:`~sslam.frontends.KaldiFbank` or of :class:`~sslam.frontends.LogMel`, which has
+            more: all of them, or none.
         head: ``pooling`` and ``activation`` of a classifier.
         class_names: Of a classifier.
+        separator: Arguments of a :class:`~sslam.networks.TDCN`, whole numbers and texts.
+        global_step: Steps of the run, or None.
     """
 
     encoder: dict[str, int] = field(default_factory=dict)
     frontend: dict[str, int | float] = field(default_factory=dict)
     head: dict[str, str] = field(default_factory=dict)
     class_names: list[str] = field(default_factory=list)
+    separator: dict[str, int | str] = field(default_factory=dict)
+    global_step: int | None = None
 
     @classmethod
-    def of(cls, architecture: object, class_names: object) -> "Stated":
-        """From ``encoder``, ``frontend`` and ``head`` of a file, and its class names."""
-        parts = {name: _entry(architecture, name) for name in ("encoder", "frontend", "head")}
+    def of(cls, architecture: object, class_names: object, global_step: object) -> "Stated":
+        """From ``encoder``, ``frontend``, ``head`` and ``separator`` of a file, its class names and step."""
+        parts = {name: _entry(architecture, name) for name in ("encoder", "frontend", "head", "separator")}
         frontend = {
             name: parts["frontend"][name]
-            for name, types in FRONTEND_ARGUMENTS.items()
+            for name, types in (FRONTEND_ARGUMENTS | LOG_MEL_ARGUMENTS).items()
             if type(parts["frontend"].get(name)) in types
         }
+        is_whole = frontend.keys() in (FRONTEND_ARGUMENTS.keys(), (FRONTEND_ARGUMENTS | LOG_MEL_ARGUMENTS).keys())
         names = class_names if isinstance(class_names, list) else []
         return cls(
             encoder=_plain_integers(parts["encoder"]),
-            frontend=frontend if len(frontend) == len(FRONTEND_ARGUMENTS) else {},
+            frontend=frontend if is_whole else {},
             head={name: value for name, value in parts["head"].items() if name in HEAD and type(value) is str},
             class_names=names if all(type(name) is str for name in names) else [],
+            separator={
+                name: value
+                for name, value in parts["separator"].items()
+                if type(name) is str and type(value) in (int, str)
+            },
+            global_step=global_step if type(global_step) is int and 0 <= global_step < 2**63 else None,
         )
 
 
@@ -79,6 +97,29 @@ class Contents:
     skipped: list[str] = field(default_factory=list)
 
 
+def list_problems(
+    shapes: Mapping[str, Shape], expected: Mapping[str, Shape], unknown: list[str], show: Callable[[str], str] = str
+) -> str:
+    """Lists of what is missing, of another shape and unknown; "" where nothing is.
+
+    Args:
+        shapes: Of the file, by our names.
+        expected: Of the networks, by our names.
+        unknown: Names to be listed as such.
+        show: The name for the message of one of ours.
+    """
+    missing = [show(name) for name in expected if name not in shapes]
+    misshapen = [
+        f"{show(name)} {shapes[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if shapes.get(name, shape) != shape
+    ]
+    problems = {"missing": missing, "of another shape": misshapen, "unknown": unknown}
+    return "\n".join(
+        f"{len(names)} {title}:\n  " + "\n  ".join(map(printable, names)) for title, names in problems.items() if names
+    )
+
+
 @contextmanager
 def open_contents(path: Path) -> Iterator[Contents]:
     """Open a file of ``sslam convert``, a checkpoint of a run, or a published file.
@@ -86,6 +127,10 @@ def open_contents(path: Path) -> Iterator[Contents]:
     Raises:
         CheckpointError: If there is no such file, or it is damaged, unsafe or something else.
     """
+    if is_bundle(path):
+        raise CheckpointError(
+            f"{path} is a TensorFlow checkpoint. Make a .safetensors file of it with sslam convert, and give that."
+        )
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}. Give the path of a checkpoint.")
     with path.open("rb") as stream:
@@ -105,7 +150,7 @@ def _contents_of_safetensors(path: Path) -> Contents:
         file = safe_open(path, framework="pt")
         header = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-        stated = Stated.of(header.get("hyper_parameters"), header.get("class_names"))
+        stated = Stated.of(header.get("hyper_parameters"), header.get("class_names"), header.get("global_step"))
         source_sha256 = str(header.get("source_sha256", ""))
     except (SafetensorError, json.JSONDecodeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({printable(str(error))}). Convert or download it again.") from error
@@ -126,7 +171,7 @@ def _contents_of_torch_file(file: TorchFile) -> Contents:
             "The state dict must hold tensors only; give a checkpoint of EAT, SSLAM or this project. Not tensors:\n  "
             + "\n  ".join(others)
         )
-    read = (container, "architecture", "class_names")
+    read = (container, "architecture", "class_names", "global_step")
     skipped = [f"entry {printable(name)}" for name in file.root if name not in read] if container else []
     skipped += [f"class {printable(name)} (not run)" for name in sorted(file.skipped_names)]
     return Contents(
@@ -160,8 +205,12 @@ def _state_dict(root: object) -> tuple[str | None, dict[Any, Any]]:
 
 def _stated(root: object) -> Stated:
     """What the checkpoint of a run states, or else what a published file does."""
-    stated = Stated.of(_entry(root, "architecture"), _entry(root, "class_names", list))
-    if stated.encoder:
+    stated = Stated.of(
+        _entry(root, "architecture"),
+        _entry(root, "class_names", list),
+        root.get("global_step") if isinstance(root, dict) else None,
+    )
+    if stated.encoder or stated.separator:
         return stated
     return replace(stated, encoder=_plain_integers(_entry(_entry(root, "cfg"), "model")))
 

@@ -1,21 +1,30 @@
-"""``sslam convert``: published EAT and SSLAM checkpoints to ours, and back."""
+"""``sslam convert``: published EAT, SSLAM and MixIT checkpoints to ours, and encoders back."""
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from sslam.checkpoints import published
-from sslam.checkpoints.contents import METADATA_KEY
+from sslam.checkpoints.contents import METADATA_KEY, SEPARATOR
 from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
 from sslam.checkpoints.restricted_pickle import CheckpointError, printable
+from sslam.checkpoints.separators import (
+    SeparatorCheckpoint,
+    holds_separator,
+    read_published_separator,
+    read_separator,
+)
+from sslam.checkpoints.tensorflow_bundle import bundle_files, is_bundle
+from sslam.files import write_whole
+from sslam.networks import AudioViT
 
 FORMAT_VERSION = 1
 
@@ -40,22 +49,41 @@ def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="sslam convert",
         description="Turns a published EAT or SSLAM checkpoint, or one of our runs, into a safetensors file that "
-        "pre-training (initial_checkpoint) and evaluation load; or any of these into the published names. Nothing in "
-        "the file is executed.",
+        "pre-training (initial_checkpoint) and evaluation load; or any of these into the published names. Turns a "
+        "TensorFlow checkpoint of the authors' MixIT code, or a MixIT run, into a safetensors file of the separator. "
+        "Nothing in the file is executed.",
     )
-    parser.add_argument("input", type=Path, help="published file, checkpoint of a run (.ckpt) or our .safetensors")
+    parser.add_argument(
+        "input",
+        type=Path,
+        help="published file, checkpoint of a run (.ckpt) or our .safetensors; of a TensorFlow checkpoint the .index "
+        "file, or what its files' names begin with (model.ckpt-1000 of model.ckpt-1000.index)",
+    )
     parser.add_argument("output", type=Path, help="file to write")
     parser.add_argument(
         "--to", choices=("sslam", "published"), default="sslam", help="format of the output (default: %(default)s)"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
-    parser.add_argument(
+    encoders = parser.add_argument_group("encoders (EAT, SSLAM)")
+    encoders.add_argument(
         "--allow-unknown", action="store_true", help="leave out tensors of unknown names, and list them"
     )
-    parser.add_argument(
+    encoders.add_argument(
         "--num-heads", type=_positive, help="attention heads (default: as the file states, or width / 64)"
     )
-    parser.add_argument("--num-mel-bins", type=_positive, help="mel bins of the features (default: as stated, or 128)")
+    encoders.add_argument(
+        "--num-mel-bins", type=_positive, help="mel bins of the features (default: as stated, or 128)"
+    )
+    separators = parser.add_argument_group("separators (TensorFlow checkpoints only)")
+    separators.add_argument(
+        "--consistency",
+        choices=("pred_source", "magsq", "uniform", "none"),
+        help="how the estimates are made to add up to the mixture; needed where the file has no mix_weights, which "
+        "tell that it is pred_source",
+    )
+    separators.add_argument(
+        "--dilation-cycle", type=_positive, help="blocks after which the dilation starts again (default: 8)"
+    )
     return parser
 
 
@@ -74,32 +102,73 @@ def main(args: list[str]) -> int:
             raise CheckpointError(f"{options.output} exists already. Choose another name or add --overwrite.")
         if not options.output.parent.is_dir():
             raise CheckpointError(f"There is no folder {options.output.parent}. Make it, or choose another output.")
-        checkpoint = read_checkpoint(options.input, options.allow_unknown, options.num_heads, options.num_mel_bins)
-        if not checkpoint.source_sha256:
-            checkpoint = replace(checkpoint, source_sha256=file_sha256(options.input))
-        if options.to == "published":
+        checkpoint = _read(options)
+        if isinstance(checkpoint, SeparatorCheckpoint):
+            write_separator(checkpoint, options.output)
+        elif options.to == "published":
             write_published(checkpoint, options.output)
         else:
             write_sslam(checkpoint, options.output)
     except (CheckpointError, OSError) as error:
         sys.stderr.write(f"sslam convert: {error}\n")
         return 2
-    sys.stdout.write(summary(checkpoint) + f"\nwritten: {options.output} ({options.to})\n")
+    text = separator_summary(checkpoint) if isinstance(checkpoint, SeparatorCheckpoint) else summary(checkpoint)
+    sys.stdout.write(text + f"\nwritten: {options.output} ({options.to})\n")
     return 0
+
+
+def _read(options: argparse.Namespace) -> Checkpoint | SeparatorCheckpoint:
+    """The input, whatever it is, with its SHA-256 unless it states another file's."""
+    if is_bundle(options.input):
+        _refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
+        bundle = read_published_separator(options.input, options.consistency, options.dilation_cycle or 8)
+        return replace(bundle, source_sha256=file_sha256(*bundle_files(options.input)))
+    checkpoint: Checkpoint | SeparatorCheckpoint
+    if holds_separator(options.input):
+        _refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
+        _refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint and states them itself")
+        checkpoint = read_separator(options.input)
+    else:
+        _refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint")
+        checkpoint = read_checkpoint(options.input, options.allow_unknown, options.num_heads, options.num_mel_bins)
+    return replace(checkpoint, source_sha256=checkpoint.source_sha256 or file_sha256(options.input))
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> None:
+    """Options that would be passed over are refused."""
+    for name in names:
+        value = getattr(options, name)
+        if value not in (None, False, "sslam"):
+            option = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            raise CheckpointError(f"{option} is not for {options.input}, which is {kind}. Leave it out.")
 
 
 def write_sslam(checkpoint: Checkpoint, path: Path) -> None:
     """Write our format: safetensors with the kind, the networks' arguments and the source in its header."""
     checkpoint.encoder_arguments()
     header = {
-        "format_version": FORMAT_VERSION,
         "kind": checkpoint.kind,
         "hyper_parameters": checkpoint.hyper_parameters,
         "class_names": checkpoint.class_names,
         "source_sha256": checkpoint.source_sha256,
     }
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(header)}
-    _write_whole(path, lambda partial: save_file(checkpoint.tensors, partial, metadata))
+    _write_safetensors(checkpoint.tensors, header, path)
+
+
+def write_separator(checkpoint: SeparatorCheckpoint, path: Path) -> None:
+    """Write our format, as :func:`write_sslam`, with the names of a MixIT run's checkpoint."""
+    header = {
+        "kind": "separator",
+        "hyper_parameters": {"separator": checkpoint.architecture},
+        "global_step": checkpoint.global_step,
+        "source_sha256": checkpoint.source_sha256,
+    }
+    _write_safetensors({SEPARATOR + name: tensor for name, tensor in checkpoint.tensors.items()}, header, path)
+
+
+def _write_safetensors(tensors: dict[str, Tensor], header: Mapping[str, object], path: Path) -> None:
+    metadata = {"format": "pt", METADATA_KEY: json.dumps({"format_version": FORMAT_VERSION, **header})}
+    write_whole(path, lambda partial: save_file(tensors, partial, metadata))
 
 
 def write_published(checkpoint: Checkpoint, path: Path) -> None:
@@ -108,12 +177,16 @@ def write_published(checkpoint: Checkpoint, path: Path) -> None:
     What the published format has no place for (front end, pooling, names of classes) goes beside it under the names of
     our runs, which other readers pass over.
     """
+    if checkpoint.encoder_class is not AudioViT:
+        raise CheckpointError(
+            f"The published format has no place for a {checkpoint.encoder_class.__name__}. Leave --to published out."
+        )
     encoder = checkpoint.hyper_parameters["encoder"]
     positions = published.published_positions(encoder["width"], encoder["num_mel_bins"] // encoder["patch_size"])
     tensors = {published.published_name(name): tensor for name, tensor in checkpoint.tensors.items()}
     prefix = published.EMA + "."
     state: dict[str, object] = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
-    state[("model." if checkpoint.kind == "fine_tuned" else "") + published.POSITIONS] = positions
+    state[("" if checkpoint.kind == "pre_trained" else "model.") + published.POSITIONS] = positions
     teacher = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if teacher:
         state[published.EMA] = {**teacher, published.POSITIONS: positions.clone()}
@@ -125,24 +198,18 @@ def write_published(checkpoint: Checkpoint, path: Path) -> None:
     root: dict[str, object] = {"model": state}
     if checkpoint.class_names or "frontend" in stated:
         root |= {"architecture": stated, "class_names": checkpoint.class_names}
-    _write_whole(path, lambda partial: torch.save(root, partial))
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside the output and then rename, so that an interrupted run leaves no half file and spoils no old one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, lambda partial: torch.save(root, partial))
 
 
 def summary(checkpoint: Checkpoint) -> str:
     """What was read, for the terminal."""
     encoder = checkpoint.hyper_parameters["encoder"]
     tensors = checkpoint.tensors
-    sizes = ", ".join(f"{name} {value:g}" for name, value in encoder.items() if value is not None)
+    sizes = ", ".join(
+        f"{name} {value if isinstance(value, list) else format(value, 'g')}"
+        for name, value in encoder.items()
+        if value is not None
+    )
     parts: dict[str, list[str]] = {}
     for name in tensors:
         parts.setdefault(name.removesuffix(name.partition(".")[2]).rstrip("."), []).append(name)
@@ -164,4 +231,20 @@ def summary(checkpoint: Checkpoint) -> str:
     for title, names in (("skipped", checkpoint.skipped), ("unknown, left out", checkpoint.unknown)):
         if names:
             lines.append(f"{title}:\n  " + "\n  ".join(map(printable, names)))
+    return "\n".join(lines)
+
+
+def separator_summary(checkpoint: SeparatorCheckpoint) -> str:
+    """What was read of a separator, for the terminal."""
+    step = "not stated" if checkpoint.global_step is None else f"{checkpoint.global_step:,}"
+    parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
+    lines = [
+        "kind: separator",
+        "separator: " + ", ".join(f"{name} {value}" for name, value in checkpoint.architecture.items()),
+        f"variables: {len(checkpoint.tensors)} tensors, {parameters:,} parameters",
+        f"global step: {step}",
+        f"source SHA-256: {checkpoint.source_sha256}",
+    ]
+    if checkpoint.skipped:
+        lines.append("skipped:\n  " + "\n  ".join(map(printable, checkpoint.skipped)))
     return "\n".join(lines)

@@ -5,7 +5,7 @@ fine-tuned file has the encoder under ``model.`` and the classifier as ``fc_norm
 stage 2 (SSLAM) have the same tensors.
 
 Ours: ``student.*``, ``decoder.*``, ``teacher.encoder.*`` (the state dict of :class:`sslam.methods.SSLAM`), or
-``encoder.*``, ``fc_norm.*``, ``head.*``.
+``encoder.*``, ``fc_norm.*``, ``head.*``, of which the encoder may also be a :class:`~sslam.networks.CNN14`.
 """
 
 from collections.abc import Iterable
@@ -80,7 +80,7 @@ class Sizes:
     Attributes:
         width: Token size D of the encoder.
         depth: Number of blocks.
-        hidden_width: Of the blocks' MLP.
+        hidden_width: Of the blocks' MLP; 0 for CNN14.
         patch_size: Frames and mel bins of a patch.
         decoder_width: Channels of the decoder; 0 where the file has none, as for the next three.
         decoder_depth: Number of its convolutions.
@@ -88,6 +88,7 @@ class Sizes:
         decoder_groups: Their groups.
         num_classes: Outputs of the classifier; 0 where the file has none.
         pooled_width: Its inputs: ``width``, or twice that where it takes CLS token and mean of the patches.
+        channels: Of CNN14's feature maps; empty where the encoder is a transformer.
     """
 
     width: int
@@ -100,6 +101,7 @@ class Sizes:
     decoder_groups: int = 0
     num_classes: int = 0
     pooled_width: int = 0
+    channels: tuple[int, ...] = ()
 
 
 def _number_of_blocks(names: Iterable[str], prefix: str) -> int:
@@ -115,6 +117,9 @@ def sizes_of(shapes: dict[str, Shape], parts: tuple[str, ...]) -> Sizes:
         CheckpointError: If the tensors that tell the sizes are missing or have another number of axes.
     """
     encoder = parts[0]
+    head = shapes.get("head.weight", ())
+    if encoder + "embedding.weight" in shapes:
+        return _sizes_of_cnn14(shapes, encoder, head)
     patch_embed = shapes.get(encoder + "patch_embed.weight", ())
     fc1 = shapes.get(encoder + "blocks.0.mlp.fc1.weight", ())
     if len(patch_embed) != 4 or len(fc1) != 2:
@@ -125,7 +130,6 @@ def sizes_of(shapes: dict[str, Shape], parts: tuple[str, ...]) -> Sizes:
         )
     conv = shapes.get("decoder.blocks.0.0.weight", ())
     has_decoder = len(conv) == 4 and conv[1] > 0
-    head = shapes.get("head.weight", ())
     takes_both = head[1:] == (2 * patch_embed[0],)
     return Sizes(
         width=patch_embed[0],
@@ -141,8 +145,40 @@ def sizes_of(shapes: dict[str, Shape], parts: tuple[str, ...]) -> Sizes:
     )
 
 
+def _sizes_of_cnn14(shapes: dict[str, Shape], encoder: str, head: Shape) -> Sizes:
+    depth = _number_of_blocks(shapes, encoder + "blocks.")
+    convolutions = [shapes.get(f"{encoder}blocks.{number}.conv1.weight", ()) for number in range(depth)]
+    embedding = shapes[encoder + "embedding.weight"]
+    if not depth or any(len(shape) != 4 for shape in (embedding, *convolutions)):
+        raise CheckpointError(
+            f"The file holds no whole CNN14: it has {encoder}embedding.weight, but not this and the convolutions "
+            f"{encoder}blocks.0.conv1.weight, ... of 4 axes each. Give a whole checkpoint of this project."
+        )
+    return Sizes(
+        width=embedding[0],
+        depth=depth,
+        hidden_width=0,
+        patch_size=2 ** (depth - 1),
+        num_classes=head[0] if head else 0,
+        pooled_width=embedding[0] * (2 if head[1:] == (2 * embedding[0],) else 1),
+        channels=tuple(shape[0] for shape in convolutions),
+    )
+
+
+def cnn14_shapes(sizes: Sizes) -> dict[str, Shape]:
+    """Names and shapes of :class:`sslam.networks.CNN14`'s state dict."""
+    shapes: dict[str, Shape] = {}
+    for number, (before, after) in enumerate(zip((1, *sizes.channels), sizes.channels, strict=False)):
+        for layer, channels in (("conv1", before), ("conv2", after)):
+            shapes[f"blocks.{number}.{layer}.weight"] = (after, channels, 3, 3)
+            shapes[f"blocks.{number}.{layer}.bias"] = (after,)
+    return shapes | {"embedding.weight": (sizes.width, sizes.channels[-1], 1, 1), "embedding.bias": (sizes.width,)}
+
+
 def encoder_shapes(sizes: Sizes) -> dict[str, Shape]:
-    """Names and shapes of :class:`sslam.networks.AudioViT`'s state dict."""
+    """Names and shapes of the state dict of :class:`sslam.networks.AudioViT`, or of CNN14 where there are channels."""
+    if sizes.channels:
+        return cnn14_shapes(sizes)
     width, hidden, patch_size = sizes.width, sizes.hidden_width, sizes.patch_size
     shapes: dict[str, Shape] = {
         "cls_token": (1, 1, width),

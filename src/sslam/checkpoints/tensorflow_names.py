@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sslam.checkpoints.restricted_pickle import CheckpointError
+from sslam.checkpoints.restricted_pickle import CheckpointError, printable
 
-_BLOCK = re.compile(r"improved_tdcn/conv_block_(\d+)/tdcn_block/(.+)")
-_DECODER = re.compile(r"conv_decoder/dense(_\d+)?/kernel")
+_BLOCK = re.compile(r"improved_tdcn/conv_block_([0-9]{1,6})/tdcn_block/(.+)")
+_DECODER = re.compile(r"conv_decoder/dense(_[0-9]+)?/kernel")
 _TRAINING_STATE = re.compile(r".+/Adam(_1)?|beta[12]_power|global_step")
 
 _OUTER_NAMES = {
@@ -32,9 +32,13 @@ for _number in (1, 2):
         f"dense{_number}/dense_scale/scale_layer": f"dense{_number}.scale",
         f"normact{_number}/prelu/prelu": f"norm{_number}.slope",
     }
-    for _norm in ("instance_norm", "global_layer_norm"):  # both names are in use, for the same norm over time
+    for _norm in ("global_layer_norm", "instance_norm"):  # both names are in use, for the same norm over time
         _BLOCK_NAMES[f"normact{_number}/{_norm}/gamma"] = f"norm{_number}.weight"
         _BLOCK_NAMES[f"normact{_number}/{_norm}/beta"] = f"norm{_number}.bias"
+
+_OUR_OUTER_NAMES = {ours: published for published, ours in _OUTER_NAMES.items()}
+_OUR_OUTER_NAMES["decoder.weight"] = "conv_decoder/dense_1/kernel"
+_OUR_BLOCK_NAMES = {ours: published for published, ours in _BLOCK_NAMES.items()}
 
 
 def our_separator_name(published: str) -> str | None:
@@ -47,6 +51,14 @@ def our_separator_name(published: str) -> str | None:
     return _OUTER_NAMES.get(published)
 
 
+def published_separator_name(ours: str) -> str:
+    """The published name of one of our tensors, the usual one where several are in use."""
+    if not ours.startswith("blocks."):
+        return _OUR_OUTER_NAMES[ours]
+    _, number, name = ours.split(".", 2)
+    return f"improved_tdcn/conv_block_{number}/tdcn_block/{_OUR_BLOCK_NAMES[name]}"
+
+
 def separator_state(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Published variables as the state dict of a :class:`sslam.networks.TDCN`, the optimizer's variables left out.
 
@@ -57,21 +69,24 @@ def separator_state(variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
         Our names and layouts. Whether all are there and fit is for ``load_state_dict`` to check.
 
     Raises:
-        CheckpointError: If there are unknown variables, two for the same weight, or one with another number of axes.
+        CheckpointError: If there are unknown variables, two for the same weight, one with another number of axes, or
+            one that is not floating-point.
     """
     names = {published: our_separator_name(published) for published in variables}
     unknown = [name for name, ours in names.items() if ours is None and not _TRAINING_STATE.fullmatch(name)]
     if unknown:
         raise CheckpointError(
-            f"The checkpoint has {len(unknown)} variables that a TDCN++ separator does not have, the first is "
-            f"{unknown[0]!r}. Give a checkpoint of the published MixIT separation models."
+            f"The checkpoint has {len(unknown)} variables that a TDCN++ separator does not have. Give a checkpoint of "
+            "the published MixIT separation models. They are:\n  " + "\n  ".join(map(printable, unknown))
         )
     state: dict[str, Tensor] = {}
     for published, ours in names.items():
         if ours is None:
             continue
         if ours in state:
-            raise CheckpointError(f"{published!r} is a second variable for {ours}; give a checkpoint of one separator.")
+            raise CheckpointError(
+                f"{printable(published)} is a second variable for {ours}; give a checkpoint of one separator."
+            )
         state[ours] = _our_layout(published, variables[published])
     return state
 
@@ -83,6 +98,16 @@ def _our_layout(published: str, value: Tensor) -> Tensor:
         raise CheckpointError(
             f"{published!r} has the shape {tuple(value.shape)}; it must have {axes} axes. Give a checkpoint of the "
             "published MixIT separation models."
+        )
+    if not value.is_floating_point():
+        raise CheckpointError(
+            f"{published!r} is {value.dtype}; weights must be floating-point. Give a checkpoint of the published MixIT "
+            "separation models."
+        )
+    if leaf == "depthwise_kernel" and value.shape[1::2] != (1, 1):
+        raise CheckpointError(
+            f"{published!r} has the shape {tuple(value.shape)}; it must be (3, 1, channels, 1). Give a checkpoint of "
+            "the published MixIT separation models."
         )
     if leaf == "kernel":
         return value.T.contiguous()

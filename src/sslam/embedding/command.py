@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 import sslam
+from sslam.audio_files import find_audio_files, stated_size, write_bad_files
 from sslam.checkpoints import CheckpointError, read_checkpoint
 from sslam.checkpoints.loading import file_sha256
+from sslam.command_line.config_files import UsageError
+from sslam.devices import choose_device
 from sslam.embedding.embed_files import Wanted, embed_files
 from sslam.embedding.embedder import AudioEmbedder
-from sslam.embedding.files import EmbeddingError, find_audio_files, stated_seconds
-from sslam.embedding.output import WRITERS, write_bad_files
+from sslam.embedding.files import EmbeddingError
+from sslam.embedding.output import WRITERS
 from sslam.embedding.parts import Parts
 
 INTERRUPTED = 130
@@ -97,7 +100,7 @@ def main(args: list[str]) -> int:
     try:
         check_options(options)
         return embed(options)
-    except (CheckpointError, EmbeddingError, OSError) as error:
+    except (CheckpointError, UsageError, OSError) as error:
         return _fail(str(error), 2)
     except torch.OutOfMemoryError:
         return _fail("The device's memory does not suffice. The same command with a smaller --batch_size goes on.", 1)
@@ -154,7 +157,7 @@ def embed(options: argparse.Namespace) -> int:
     with ThreadPoolExecutor(options.num_workers) as readers:
         try:
             if not parts.stated_seconds:
-                parts.begin(list(readers.map(stated_seconds, files)))
+                parts.begin([stated.seconds for stated in readers.map(stated_size, files)])
             elif parts.finished:
                 sys.stderr.write(
                     f"sslam embed: {len(parts.finished)} of {len(files)} files are finished already ({parts.path}).\n"
@@ -180,8 +183,8 @@ def load_embedder(options: argparse.Namespace) -> AudioEmbedder:
         checkpoint = read_checkpoint(options.checkpoint)
         try:
             embedder = AudioEmbedder.of(
-                checkpoint, options.weights, _device(options.device), options.pooling or "cls", options.num_frames,
-                options.mean, options.std,
+                checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
+                options.num_frames, options.mean, options.std,
             )  # fmt: skip
         except CheckpointError:
             raise
@@ -196,16 +199,6 @@ def load_embedder(options: argparse.Namespace) -> AudioEmbedder:
     if options.tags and options.tags > embedder.num_classes:
         raise EmbeddingError(f"--tags must be at most the model's {embedder.num_classes} classes, got {options.tags}.")
     return embedder
-
-
-def _device(name: str | None) -> torch.device | None:
-    if name is None:
-        return None
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise EmbeddingError(f"--device {name} cannot be used ({reason}). Leave it out, or give cpu.") from error
 
 
 def write_output(parts: Parts, output: Path, about: dict[str, Any]) -> int:

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from sslam.checkpoints import Checkpoint, CheckpointError, read_checkpoint
-from sslam.frontends import KaldiFbank
-from sslam.networks import AudioViT
+from sslam.frontends import Frontend, KaldiFbank, LogMel
+from sslam.networks import CNN14, AudioViT, Encoder
 from sslam.networks.audio_vit import LAYER_NORM_EPS
 from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
 
+MAX_FRAMES = 768 * 16  # two minutes, what a published transformer takes
 HOP_SECONDS = 0.010
 WINDOW_SECONDS = 0.025
 
@@ -33,6 +34,7 @@ class Embeddings:
             longest clip; what stands behind a clip's own ``num_columns`` is of padding, or zero.
         times: Centres of the columns in seconds from the clip's beginning, (L,). A column is 16 frames of 10 ms with
             windows of 25 ms: column t hears from 0.16 t to 0.16 t + 0.175 s, so its centre is at 0.16 t + 0.0875 s.
+            CNN14 has columns of 32 frames.
         num_columns: Columns that hear some of the clip, int64 (B,).
         logits: Of a classifier, (B, C); None for other checkpoints.
     """
@@ -54,6 +56,13 @@ class Head(NamedTuple):
 
 class AnyLengthFbank(KaldiFbank):
     """Filter banks whose number of frames is set for each clip, so that none is of an unexpected length."""
+
+    def _warn_of_other_length(self, num_samples: int) -> None:
+        pass
+
+
+class AnyLengthLogMel(LogMel):
+    """Log-mels likewise."""
 
     def _warn_of_other_length(self, num_samples: int) -> None:
         pass
@@ -82,8 +91,8 @@ class AudioEmbedder:
 
     def __init__(
         self,
-        encoder: AudioViT,
-        frontend: KaldiFbank,
+        encoder: Encoder,
+        frontend: Frontend,
         pooling: Pooling = "cls",
         num_frames: int | None = None,
         head: Head | None = None,
@@ -92,7 +101,13 @@ class AudioEmbedder:
     ) -> None:
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
-        longest = encoder.max_columns * encoder.patch_size
+        if not isinstance(encoder, AudioViT | CNN14) or not isinstance(frontend, KaldiFbank | LogMel):
+            raise ValueError(
+                "An embedder takes an AudioViT or a CNN14 with a KaldiFbank or a LogMel, got "
+                f"{type(encoder).__name__} and {type(frontend).__name__}."
+            )
+        self.max_columns = encoder.max_columns if isinstance(encoder, AudioViT) else MAX_FRAMES // encoder.patch_size
+        longest = self.max_columns * encoder.patch_size
         if num_frames is not None and (num_frames % encoder.patch_size or not 0 < num_frames <= longest):
             raise ValueError(
                 f"num_frames must be a multiple of {encoder.patch_size} and at most {longest}, got {num_frames}. Give "
@@ -100,7 +115,9 @@ class AudioEmbedder:
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.encoder = encoder.to(self.device).eval()
-        self.frontend = AnyLengthFbank(**frontend.architecture()).to(self.device)  # type: ignore[arg-type]
+        arguments: dict[str, Any] = frontend.architecture()
+        any_length = AnyLengthLogMel if isinstance(frontend, LogMel) else AnyLengthFbank
+        self.frontend = any_length(**arguments).to(self.device)
         self.pooling: Pooling = pooling
         self.num_frames = num_frames
         self.head = head._replace(layers=head.layers.to(self.device).eval()) if head else None
@@ -148,6 +165,8 @@ class AudioEmbedder:
     ) -> "AudioEmbedder":
         """As :meth:`from_checkpoint`, of a checkpoint that was read already."""
         encoder = checkpoint.build_encoder(weights)
+        if isinstance(encoder, CNN14):
+            checkpoint.build_frontend()  # which it must state: there is no published one
         frontend: dict[str, Any] = {"num_mel_bins": encoder.num_mel_bins} | checkpoint.hyper_parameters.get(
             "frontend", {}
         )
@@ -158,9 +177,8 @@ class AudioEmbedder:
                 "and 4.569 are taken. Pass mean and std if it was trained with others.",
                 stacklevel=3,
             )
-        return cls(
-            encoder, KaldiFbank(**frontend), pooling, num_frames, _head(checkpoint), checkpoint.class_names, device
-        )
+        made = LogMel(**frontend) if "log_offset" in frontend else KaldiFbank(**frontend)
+        return cls(encoder, made, pooling, num_frames, _head(checkpoint), checkpoint.class_names, device)
 
     @property
     def sample_rate(self) -> int:
@@ -263,9 +281,9 @@ class AudioEmbedder:
                 f"A clip must have at least {least} samples ({1000 * WINDOW_SECONDS:g} ms), got {shortest}. Pad it "
                 "with zeros."
             )
-        if (longest := int(self.columns_in(num_samples_B).max())) > self.encoder.max_columns:
+        if (longest := int(self.columns_in(num_samples_B).max())) > self.max_columns:
             raise ValueError(
-                f"A clip must be at most {self.encoder.max_columns} columns (two minutes) long, got {longest}. Cut it "
+                f"A clip must be at most {self.max_columns} columns (two minutes) long, got {longest}. Cut it "
                 "into pieces, or pass num_frames to embed its beginning only."
             )
         return waveform_BT, num_samples_B

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sslam.audio import FileProblem
 from sslam.embedding.parts import Merged
 
 GROUP_BYTES = 64 * 2**20  # of a row group of a parquet file, and of what is held in memory
@@ -79,14 +78,6 @@ def write_tags(path: Path, files: list[str], merged: Merged, about: Mapping[str,
                 number = int(classes[row + rank])
                 writer.writerow((name, rank + 1, labels[number] if labels else number, f"{scores[row + rank]:.6g}"))
             row += num_rows
-
-
-def write_bad_files(path: Path, problems: Iterable[FileProblem]) -> None:
-    """A CSV file with the columns path, reason and action, as the data modules write it."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(FileProblem._fields)
-        writer.writerows(problems)
 
 
 WRITERS: dict[str, Writer] = {".npz": write_npz, ".parquet": write_parquet, ".csv": write_tags}

@@ -5,7 +5,6 @@ rows of some files. All are written under another name and then renamed, so that
 """
 
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from sslam.audio import FileProblem
 from sslam.embedding.files import EmbeddingError
+from sslam.files import write_whole
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
@@ -97,7 +97,7 @@ class Parts:
             "files": self.files,
             "stated_seconds": stated_seconds,
         }
-        self._write_whole(MANIFEST, json.dumps(manifest).encode())
+        write_whole(self.path / MANIFEST, lambda partial: partial.write_text(json.dumps(manifest), encoding="utf-8"))
 
     def _resume(self, settings: dict[str, Any]) -> None:
         manifest_path = self.path / MANIFEST
@@ -142,28 +142,22 @@ class Parts:
         problems = [(result.file, *result.problem) for result in results if result.problem is not None]
         good = [result.columns for result in results if result.columns]
         columns = {name: np.concatenate([rows[name] for rows in good]) for name in (good[0] if good else ())}
-        arrays = {
+        arrays: dict[str, Any] = {
             "file_index": np.array([result.file for result in results], np.int64),
             "num_rows": np.array([result.num_rows for result in results], np.int64),
             "seconds": np.array([result.seconds for result in results], np.float64),
             "problems": np.array(json.dumps(problems)),
             **{f"rows/{name}": rows for name, rows in columns.items()},
         }
-        self._write_whole(f"part-{self._next:08d}.npz", arrays)
+
+        def write_arrays(path: Path) -> None:
+            with path.open("wb") as stream:  # np.savez would add its extension to a name
+                np.savez(stream, **arrays)
+
+        write_whole(self.path / f"part-{self._next:08d}.npz", write_arrays)
         self._next += 1
         self.finished.update(result.file for result in results)
         self.problems |= {result.file: result.problem for result in results if result.problem is not None}
-
-    def _write_whole(self, name: str, content: bytes | Columns) -> None:
-        partial = self.path / (name + PARTIAL)
-        with partial.open("wb") as stream:
-            if isinstance(content, bytes):
-                stream.write(content)
-            else:
-                np.savez(stream, **content)  # type: ignore[arg-type]
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(self.path / name)
 
     def merge(self) -> Merged:
         """The rows of all files in the order of the files, on disk rather than in memory.

@@ -6,9 +6,8 @@ Read and written without torch, so that `sslam report` answers at once. Shape le
 import dataclasses
 import json
 import math
-import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 import sslam
+from sslam.files import write_whole
 
 if TYPE_CHECKING:
-    from sslam.metrics import ClassificationResults
+    from sslam.metrics import ClassificationResults, RetrievalResults
 
 FORMAT_VERSION = 1
 PATTERN = "results-*.json"
@@ -74,7 +74,7 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class CheckpointFacts:
-    """Which weights were evaluated: `student`, `teacher` or `random`, under which name, from which file."""
+    """Which weights were evaluated: `student`, `teacher`, `random` or `none`, under which name, from which file."""
 
     label: str
     weights: str
@@ -109,14 +109,15 @@ class EvaluationRecord:
     Args:
         experiment: Name of the experiment.
         run_id: Name of the run.
-        method: Class of the method: `LinearProbe` or `FineTune`.
+        method: Class of the method: `LinearProbe`, `FineTune` or `QueryByExample`, or another name for one of them.
         stage: `test` or `validation`.
         epoch: Of the evaluated weights.
         step: Of the evaluated weights.
         seed: Of the run.
         data: What was scored.
         checkpoint: What was evaluated.
-        metrics: `map`, `d_prime`, `lwlrap` and, for one label per clip, `accuracy`; means over the heads.
+        metrics: `map`, `d_prime`, `lwlrap` and, for one label per clip, `accuracy`; means over the heads. Of retrieval
+            `qbe_map` and `qbe_chance`, about what random embeddings reach.
         spread: Standard deviations (ddof 1) of the metrics over the heads; empty if there is one.
         per_class: In the data's order of classes; means over the heads.
         by_polyphony: Ascending; empty where onsets are not known.
@@ -200,6 +201,39 @@ class EvaluationRecord:
             **origin,
         )
 
+    @classmethod
+    def of_retrieval(
+        cls,
+        results: "RetrievalResults",
+        class_names: Sequence[str],
+        title: str,
+        class_path: str,
+        splits: dict[str, SplitCounts],
+        **origin: Any,
+    ) -> "EvaluationRecord":
+        """The record of query-by-example retrieval; arguments as :meth:`of`. A class's support is its examples."""
+        return cls(
+            data=DataFacts(
+                title,
+                class_path,
+                splits,
+                results.num_compared_clips,
+                results.num_classes,
+                results.num_classes_with_trials,
+            ),
+            metrics=results.scalars() | {"qbe_chance": results.chance},
+            spread={},
+            per_class=[
+                ClassScore(name, int(examples), float(precision))
+                for name, examples, precision in zip(
+                    class_names, results.num_examples_C, results.average_precision_C, strict=True
+                )
+            ],
+            by_polyphony=[],
+            confusion=None,
+            **origin,
+        )
+
 
 def deviation(numbers: Sequence[float]) -> float:
     """Standard deviation with ddof 1; nan if a number is not finite."""
@@ -225,24 +259,41 @@ class Run:
         return self.record.config or (str(beside) if beside.is_file() else None)
 
 
-def write_record(folder: Path, record: EvaluationRecord, results: "Sequence[ClassificationResults]") -> Path:
-    """Write `results-<stage>.json`, and `scores-<stage>.npz` with `scores` (H, N, C), `labels` (N, C), `index` (N,),
-    `polyphony` (N,) where it is known, and `class_names` (C,).
-
-    Each file is whole at any time: it is written beside and renamed. Those of an earlier evaluation are replaced.
-
-    Returns:
-        The JSON file.
-    """
+def classification_arrays(results: "Sequence[ClassificationResults]") -> dict[str, Any]:
+    """`scores` (H, N, C), `labels` (N, C), `index` (N,), and `polyphony` (N,) where it is known."""
     first = results[0]
     arrays: dict[str, Any] = {
         "scores": np.stack([result.scores_NC for result in results]),
         "labels": first.labels_NC,
         "index": first.index_N,
-        "class_names": np.array([score.name for score in record.per_class]),
     }
-    if first.polyphony_N is not None:
-        arrays["polyphony"] = first.polyphony_N
+    return arrays if first.polyphony_N is None else arrays | {"polyphony": first.polyphony_N}
+
+
+def retrieval_arrays(results: "RetrievalResults") -> dict[str, Any]:
+    """`average_precision` (C,), nan where a class has no trials, `num_examples`, `num_targets`, `num_non_targets`."""
+    return {
+        "average_precision": results.average_precision_C,
+        "num_examples": results.num_examples_C,
+        "num_targets": results.num_targets_C,
+        "num_non_targets": results.num_non_targets_C,
+    }
+
+
+def write_record(folder: Path, record: EvaluationRecord, arrays: dict[str, Any]) -> Path:
+    """Write `results-<stage>.json`, and `scores-<stage>.npz` with the arrays and `class_names` (C,).
+
+    Each file is whole at any time: it is written beside and renamed. Those of an earlier evaluation are replaced.
+
+    Args:
+        folder: Of the run.
+        record: The numbers.
+        arrays: Of :func:`classification_arrays` or :func:`retrieval_arrays`.
+
+    Returns:
+        The JSON file.
+    """
+    arrays = arrays | {"class_names": np.array([score.name for score in record.per_class])}
 
     def write_scores(path: Path) -> None:
         with path.open("wb") as file:  # np.savez would add its extension to a name
@@ -251,19 +302,10 @@ def write_record(folder: Path, record: EvaluationRecord, results: "Sequence[Clas
     content = {"format_version": FORMAT_VERSION, **_without_nan(dataclasses.asdict(record))}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / f"scores-{record.stage}.npz", write_scores)
+    write_whole(folder / f"scores-{record.stage}.npz", write_scores)
     path = folder / f"results-{record.stage}.json"
-    _write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+    write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     return path
-
-
-def _write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _without_nan(value: Any) -> Any:

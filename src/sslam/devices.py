@@ -1,0 +1,20 @@
+"""The device that a command runs on."""
+
+import torch
+
+from sslam.command_line.config_files import UsageError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """A device by its name; without one, or with "auto", a GPU if there is one.
+
+    Raises:
+        UsageError: If the device cannot be used.
+    """
+    if name is None or name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"--device {name} cannot be used ({reason}). Leave it out, or give cpu.") from error
