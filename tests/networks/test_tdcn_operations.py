@@ -33,14 +33,17 @@ def call(operation: object, tensors: list[Tensor], dilation: int) -> Tensor:
     return operation(x, norm1, weight, bias, dilation, norm2)  # type: ignore[operator]
 
 
+@pytest.fixture(params=["compiled", "library"])
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs on a CPU, and there too what runs on a GPU."""
+    if request.param == "library":
+        monkeypatch.setattr(tdcn_operations, "CompiledNormConvNorm", tdcn_operations.LibraryNormConvNorm)
+
+
+@pytest.mark.usefixtures("_both_ways")
 @pytest.mark.parametrize("frames", [1, 2, 5, 40, 129])
 @pytest.mark.parametrize("dilation", [1, 4, 128])
-@pytest.mark.parametrize("cached_values", [1, 100, 10**6], ids=["row_by_row", "some_rows", "at_once"])
-def test_norm_conv_norm__matches_the_steps(
-    frames: int, dilation: int, cached_values: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tdcn_operations, "CACHED_VALUES", cached_values)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+def test_norm_conv_norm__matches_the_steps(frames: int, dilation: int) -> None:
     tensors = arguments(3, 7, frames)
     fused, expected = call(norm_conv_norm, tensors, dilation), call(step_by_step, tensors, dilation)
     torch.testing.assert_close(fused, expected, rtol=1e-10, atol=1e-10)
@@ -51,11 +54,49 @@ def test_norm_conv_norm__matches_the_steps(
         torch.testing.assert_close(gradient, wanted, rtol=1e-8, atol=1e-9)
 
 
+@pytest.mark.parametrize("num_threads", [1, 2, 4, 100])
+def test_norm_conv_norm__any_number_of_threads_gives_the_same(
+    num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors = arguments(3, 7, 50)
+    results = []
+    for threads in (1, num_threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        output = call(norm_conv_norm, tensors, 4)
+        results.append([output, *torch.autograd.grad(output.square().sum(), tensors)])
+    for one, many in zip(*results, strict=True):
+        assert torch.equal(one, many)
+
+
+@pytest.mark.usefixtures("_both_ways")
+def test_norm_conv_norm__channels_last_and_expanded_gradients_are_the_same() -> None:
+    tensors = arguments(1, 7, 50)
+    turned = [tensors[0].detach().mT.contiguous().mT.requires_grad_(), *tensors[1:]]
+    assert not turned[0].is_contiguous()
+    for operands in zip(
+        *(torch.autograd.grad(call(norm_conv_norm, given, 4).sum(), given) for given in (tensors, turned)), strict=True
+    ):
+        torch.testing.assert_close(*operands, rtol=1e-12, atol=1e-12)
+
+
+def test_norm_conv_norm__long_rows_keep_their_precision_and_nan_stays_nan() -> None:
+    tensors = arguments(1, 2, 500_000, torch.float32)
+    shifted = [(tensors[0] + 30).detach(), *tensors[1:]]
+    expected = call(step_by_step, [tensor.double() for tensor in shifted], 4)
+    torch.testing.assert_close(call(norm_conv_norm, shifted, 4).double(), expected, rtol=0, atol=2e-4)
+    shifted[0][0, 0, 1234] = torch.nan
+    output = call(norm_conv_norm, shifted, 4)
+    assert output[0, 0].isnan().all()
+    assert output[0, 1].isfinite().all()
+
+
+@pytest.mark.usefixtures("_both_ways")
 def test_norm_conv_norm__gradients_are_the_numerical_ones() -> None:
     tensors = arguments(2, 3, 11)
     assert torch.autograd.gradcheck(lambda *given: call(norm_conv_norm, list(given), 2), tensors)
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_norm_conv_norm__bfloat16_is_computed_in_float32() -> None:
     tensors = arguments(2, 8, 200, torch.float32)
     rounded = [tensors[0].detach().bfloat16().requires_grad_(), *tensors[1:]]
@@ -67,6 +108,7 @@ def test_norm_conv_norm__bfloat16_is_computed_in_float32() -> None:
     assert [g.dtype for g in gradient] == [torch.bfloat16] + [torch.float32] * 8
 
 
+@pytest.mark.usefixtures("_both_ways")
 def test_norm_conv_norm__constant_rows_give_the_bias() -> None:
     tensors = arguments(1, 4, 30)
     tensors[0] = torch.full((1, 4, 30), 7.0, dtype=torch.float64)

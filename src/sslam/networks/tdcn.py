@@ -129,8 +129,8 @@ class TDCN(Separator):
         hidden_width: Channels H inside a block.
         num_blocks: Number of blocks.
         dilation_cycle: The dilation doubles from block to block, and starts again at 1 after so many.
-        checkpoint_blocks: Keep only the blocks' inputs for the backward pass and compute the rest again: a fifth of the
-            memory for a third more time.
+        checkpoint_blocks: Keep only the blocks' inputs for the backward pass and compute the rest again: a fifth of
+            what the blocks keep, half of a training step's memory, for a sixth more time.
 
     Raises:
         ValueError: If a size is less than 1, the sample rate too low for a frame, or the consistency unknown.

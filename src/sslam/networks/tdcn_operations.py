@@ -1,13 +1,14 @@
 """What a block of TDCN++ does to each channel, between its two dense layers, as one autograd function.
 
-Written with a library call per step, this takes two thirds of a training step's time on a CPU and most of its memory:
-each step reads and writes the whole activations and keeps its input for the backward pass. Here the backward pass
-computes the steps again from what came in, the only thing kept. As every row of frames is treated on its own, a single
-thread takes a few rows through all steps while they are in its cache.
+Written with a library call per step and left to autograd, this takes two thirds of a training step's time on a CPU and
+most of its memory: each step reads and writes the whole activations and keeps its input for the backward pass. Here the
+backward pass computes the steps again from what came in, the only thing kept. On a CPU the steps are compiled.
 
 Shape letters: B clips, H channels, R rows (clips x channels), L frames.
 """
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +17,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 EPS = 1e-3  # added to the variance
-# A megabyte of float32: in a core's second-level cache, and large enough that calls cost little beside the work.
-CACHED_VALUES = 2**18
 
 
 class NormParameters(NamedTuple):
@@ -63,60 +62,85 @@ def norm_conv_norm(
     """
     clips, _, frames = input_BHL.shape
     dtype = torch.promote_types(input_BHL.dtype, torch.float32)
-    norms = [parameter.to(dtype) for parameter in (*norm1, *norm2)]
+    norms = torch.cat([*norm1, *norm2]).to(dtype)
     weight_R3, bias_R1 = weight_H3.to(dtype).repeat(clips, 1), bias_H.to(dtype).repeat(clips).unsqueeze(1)
+    function = CompiledNormConvNorm if input_BHL.device.type == "cpu" else LibraryNormConvNorm
     with torch.autocast(input_BHL.device.type, enabled=False):
-        output_RL: Tensor = _NormConvNorm.apply(input_BHL.reshape(-1, frames), weight_R3, bias_R1, dilation, *norms)
-    return output_RL.view_as(input_BHL)
+        input_RL = input_BHL.reshape(-1, frames).contiguous()
+        output_RL: Tensor = function.apply(input_RL, weight_R3, bias_R1, norms, dilation)
+    return output_RL.view(input_BHL.shape)
 
 
-class _NormConvNorm(torch.autograd.Function):
+class CompiledNormConvNorm(torch.autograd.Function):
+    """On a CPU: rows (R, L), taps (R, 3), bias (R, 1), slope, gain and bias of both norms (6,), dilation."""
+
     @staticmethod
-    def forward(
-        ctx: Any, input_RL: Tensor, weight_R3: Tensor, bias_R1: Tensor, dilation: int, *norms: Tensor
-    ) -> Tensor:
-        ctx.save_for_backward(input_RL, weight_R3, bias_R1, *norms)
+    def forward(ctx: Any, input_RL: Tensor, weight_R3: Tensor, bias_R1: Tensor, norms: Tensor, dilation: int) -> Tensor:
+        from sslam.networks.tdcn_kernels import forward_rows  # importing Numba takes a second
+
+        ctx.save_for_backward(input_RL, weight_R3, bias_R1, norms)
         ctx.dilation = dilation
-        norm1, norm2 = NormParameters(*norms[:3]), NormParameters(*norms[3:])
-        output_RL = torch.empty_like(input_RL)
-        for rows in _row_blocks(input_RL):
-            first = _normalise(input_RL[rows].to(weight_R3.dtype), norm1)
-            convolved_RL = _convolve(first.output_RL, weight_R3[rows], dilation).add_(bias_R1[rows])
-            output_RL[rows] = _normalise(convolved_RL, norm2).output_RL
-        return output_RL
+        output_RL = torch.empty_like(input_RL, dtype=weight_R3.dtype)
+        _share_rows(forward_rows, [output_RL, input_RL.to(weight_R3.dtype), weight_R3, bias_R1], norms, dilation)
+        return output_RL.to(input_RL.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_RL: Tensor) -> tuple[Tensor | None, ...]:
-        input_RL, weight_R3, bias_R1, *norms = ctx.saved_tensors
-        norm1, norm2 = NormParameters(*norms[:3]), NormParameters(*norms[3:])
-        input_gradient_RL = torch.empty_like(input_RL)
-        weight_gradient_R3, bias_gradient_R1 = torch.empty_like(weight_R3), torch.empty_like(bias_R1)
-        norm1_gradient, norm2_gradient = weight_R3.new_zeros(3), weight_R3.new_zeros(3)
-        for rows in _row_blocks(input_RL):
-            weight = weight_R3[rows]
-            # Forward again, then back through the same steps.
-            block_RL = input_RL[rows].to(weight.dtype)
-            first = _normalise(block_RL, norm1)
-            convolved_RL = _convolve(first.output_RL, weight, ctx.dilation).add_(bias_R1[rows])
-            second = _normalise(convolved_RL, norm2)
-            block_gradient_RL, scalars = _normalise_backward(gradient_RL[rows], convolved_RL, second, norm2)
-            norm2_gradient += scalars
-            bias_gradient_R1[rows] = block_gradient_RL.sum(dim=1, keepdim=True)
-            weight_gradient_R3[rows] = _taps_gradient(block_gradient_RL, first.output_RL, ctx.dilation)
-            block_gradient_RL = _convolve(block_gradient_RL, weight.flip(1), ctx.dilation)
-            input_gradient_RL[rows], scalars = _normalise_backward(block_gradient_RL, block_RL, first, norm1)
-            norm1_gradient += scalars
-        scalar_gradients = [*norm1_gradient.split(1), *norm2_gradient.split(1)]
-        return input_gradient_RL, weight_gradient_R3, bias_gradient_R1, None, *scalar_gradients
+        from sslam.networks.tdcn_kernels import backward_rows
+
+        input_RL, weight_R3, bias_R1, norms = ctx.saved_tensors
+        dtype = weight_R3.dtype
+        input_gradient_RL = torch.empty_like(input_RL, dtype=dtype)
+        gradients = [input_gradient_RL, torch.empty_like(weight_R3), torch.empty_like(bias_R1)]
+        norms_gradient_R6 = weight_R3.new_empty(len(input_RL), 6)
+        given = [gradient_RL.to(dtype).contiguous(), input_RL.to(dtype), weight_R3, bias_R1]
+        _share_rows(backward_rows, [*gradients, norms_gradient_R6, *given], norms, ctx.dilation)
+        return input_gradient_RL.to(input_RL.dtype), *gradients[1:], norms_gradient_R6.sum(dim=0), None
 
 
-def _row_blocks(input_RL: Tensor) -> list[slice]:
-    num_rows, frames = input_RL.shape
-    # Several threads would wait for each other after every small call, and a GPU would idle: everything at once there.
-    one_thread = input_RL.device.type == "cpu" and torch.get_num_threads() == 1
-    size = max(1, CACHED_VALUES // frames) if one_thread else num_rows
-    return [slice(start, start + size) for start in range(0, num_rows, size)]
+def _share_rows(kernel: Callable[..., None], by_row: list[Tensor], norms: Tensor, dilation: int) -> None:
+    """Run a kernel on contiguous arrays of rows, in as many threads as PyTorch has."""
+    num_rows = len(by_row[0])
+    size = -(-num_rows // torch.get_num_threads())
+    shares = [[array[start : start + size].numpy() for array in by_row] for start in range(0, num_rows, size)]
+    if len(shares) == 1:
+        kernel(*shares[0], norms.numpy(), dilation)
+        return
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for future in [pool.submit(kernel, *share, norms.numpy(), dilation) for share in shares]:
+            future.result()
+
+
+class LibraryNormConvNorm(torch.autograd.Function):
+    """The same on any device."""
+
+    @staticmethod
+    def forward(ctx: Any, input_RL: Tensor, weight_R3: Tensor, bias_R1: Tensor, norms: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(input_RL, weight_R3, bias_R1, norms)
+        ctx.dilation = dilation
+        norm1, norm2 = NormParameters(*norms[:3].split(1)), NormParameters(*norms[3:].split(1))
+        first = _normalise(input_RL.to(weight_R3.dtype), norm1)
+        convolved_RL = _convolve(first.output_RL, weight_R3, dilation).add_(bias_R1)
+        return _normalise(convolved_RL, norm2).output_RL.to(input_RL.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_RL: Tensor) -> tuple[Tensor | None, ...]:
+        input_RL, weight_R3, bias_R1, norms = ctx.saved_tensors
+        norm1, norm2 = NormParameters(*norms[:3].split(1)), NormParameters(*norms[3:].split(1))
+        # Forward again, then back through the same steps.
+        wide_RL = input_RL.to(weight_R3.dtype)
+        first = _normalise(wide_RL, norm1)
+        convolved_RL = _convolve(first.output_RL, weight_R3, ctx.dilation).add_(bias_R1)
+        second = _normalise(convolved_RL, norm2)
+        gradient_RL, norm2_gradient = _normalise_backward(gradient_RL, convolved_RL, second, norm2)
+        bias_gradient_R1 = gradient_RL.sum(dim=1, keepdim=True)
+        weight_gradient_R3 = _taps_gradient(gradient_RL, first.output_RL, ctx.dilation)
+        gradient_RL = _convolve(gradient_RL, weight_R3.flip(1), ctx.dilation)
+        gradient_RL, norm1_gradient = _normalise_backward(gradient_RL, wide_RL, first, norm1)
+        norms_gradient = torch.cat([norm1_gradient, norm2_gradient])
+        return gradient_RL.to(input_RL.dtype), weight_gradient_R3, bias_gradient_R1, norms_gradient, None
 
 
 def _normalise(input_RL: Tensor, parameters: NormParameters) -> Normed:
@@ -134,7 +158,7 @@ def _normalise_backward(
     """Gradients of the input (R, L) and of slope, gain and bias (3,)."""
     rows, frames = input_RL.shape
     gradient_RL, gain_gradient_R, bias_gradient_R = torch.ops.aten.native_group_norm_backward(
-        gradient_RL.to(input_RL.dtype)[None],
+        gradient_RL.to(input_RL.dtype).contiguous()[None],  # as group norm assumes without a check
         normed.active_RL[None],
         normed.mean,
         normed.rstd,
