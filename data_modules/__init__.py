@@ -5,6 +5,7 @@ from data_modules.base import AudioDataModule, AudioFileDataset
 from data_modules.desed_fl import IDMTDESEDFLDataModule
 from data_modules.esc50 import ESC50DataModule
 from data_modules.folder import FolderDataModule
+from data_modules.fuss import FUSSDataModule
 from data_modules.labelled import LabelledDataModule
 from data_modules.labelled_manifest import LabelledManifestDataModule
 from data_modules.manifest import ManifestDataModule
@@ -18,6 +19,7 @@ __all__ = [
     "AudioFileDataset",
     "AudioSetDataModule",
     "ESC50DataModule",
+    "FUSSDataModule",
     "FolderDataModule",
     "IDMTDESEDFLDataModule",
     "LabelledDataModule",

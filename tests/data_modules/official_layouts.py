@@ -136,3 +136,28 @@ def write_desed(root: Path) -> Path:
     (root / "validation.tsv").write_text(DESED_HEADER + "audio/validation/3.wav\t1\t2\tCat\n")
     (root / "test.tsv").write_text(DESED_HEADER + "4.wav\t1\t2\tVacuum_cleaner\n")
     return root
+
+
+def write_fuss(root: Path, reverb: bool = False, seconds: float = 1.0) -> Path:
+    """Four examples for training, two for validation and two for test; example k has k sources, 1 to 4.
+
+    As in the data set, only the background sounds all the time, and every file is rounded to 16 bits.
+    """
+    folder = root / ("ssdata_reverb" if reverb else "ssdata")
+    rng = np.random.default_rng(int(reverb))
+    samples = round(seconds * RATE)
+    for split, count in (("train", 4), ("validation", 2), ("eval", 2)):
+        lines = []
+        for number in range(count):
+            name = f"{split}/example{number:05}"
+            stems = rng.uniform(-0.2, 0.2, (1 + number, samples))
+            stems[1:, : samples // 2] = 0
+            kinds = ["background0", *(f"foreground{event}" for event in range(number))]
+            sources = [f"{name}_sources/{kind}_sound.wav" for kind in kinds]
+            (folder / f"{name}_sources").mkdir(parents=True)
+            for path, signal in zip([*sources, f"{name}.wav"], [*stems, stems.sum(0)], strict=True):
+                soundfile.write(folder / path, np.round(2**15 * signal).astype(np.int16), RATE)
+            (folder / f"{name}.jams").write_text("{}")
+            lines.append("\t".join([f"{name}.wav", *sources]))
+        (folder / f"{split}_example_list.txt").write_text("\n".join(lines) + "\n")
+    return root
