@@ -1,4 +1,4 @@
-"""Curves of a pre-training run as one picture in its folder."""
+"""Curves of a run as one picture in its folder."""
 
 from itertools import accumulate
 from pathlib import Path
@@ -9,16 +9,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Panels: title, and the logged values drawn in it with their legend. Values that were never logged are left out.
-PANELS: list[tuple[str, dict[str, str]]] = [
-    ("Patch loss", {"train/patch_loss": ""}),
-    ("CLS loss", {"train/cls_loss": ""}),
-    ("Source retention loss", {"train/source_retention_loss": ""}),
-    ("Standard deviation", {"train/target_std": "targets", "train/prediction_std": "predictions"}),
-    ("Distance of student and teacher", {"train/ema_distance": ""}),
-    ("Learning rate", {"train/learning_rate": ""}),
-    ("1 - EMA decay", {"train/ema_decay": ""}),
-]
+PRETRAINING_PANELS = {
+    "Patch loss": {"train/patch_loss": ""},
+    "CLS loss": {"train/cls_loss": ""},
+    "Source retention loss": {"train/source_retention_loss": ""},
+    "Standard deviation": {"train/target_std": "targets", "train/prediction_std": "predictions"},
+    "Distance of student and teacher": {"train/ema_distance": ""},
+    "Learning rate": {"train/learning_rate": ""},
+    "1 - EMA decay": {"train/ema_decay": ""},
+}
 MAX_POINTS = 4000
 
 
@@ -27,11 +26,17 @@ class LossCurves(pl.Callback):
 
     Values are taken at the trainer's ``log_every_n_steps``, are part of the checkpoint (so that a resumed run draws
     the whole curve) and are thinned out to at most 4000 points.
+
+    Args:
+        panels: Titles, and the logged values that are drawn in each with their legend, such as ``{"Loss":
+            {"train/loss": "training", "val/loss": "validation"}}``; None for those of SSLAM. Values that were never
+            logged are left out.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, panels: dict[str, dict[str, str]] | None = None) -> None:
+        self.panels = PRETRAINING_PANELS if panels is None else panels
         self.steps: list[int] = []
-        self.values: dict[str, list[float]] = {key: [] for _, curves in PANELS for key in curves}
+        self.values: dict[str, list[float]] = {key: [] for curves in self.panels.values() for key in curves}
         self.stride = 1  # in units of log_every_n_steps
         self._stage_ends: dict[int, str] = {}
 
@@ -70,31 +75,37 @@ class LossCurves(pl.Callback):
     def _draw(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self.steps:
             self._folder.mkdir(parents=True, exist_ok=True)
-            draw_curves(self.steps, self.values, self._stage_ends).savefig(self._folder / "loss_curves.png", dpi=110)
+            figure = draw_curves(self.panels, self.steps, self.values, self._stage_ends)
+            figure.savefig(self._folder / "loss_curves.png", dpi=110)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values, "stride": self.stride}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.steps = list(state_dict["steps"])
-        self.values = {key: list(state_dict["values"][key]) for key in self.values}
+        # Panels may have been added since.
+        unknown = [float("nan")] * len(self.steps)
+        self.values = {key: list(state_dict["values"].get(key, unknown)) for key in self.values}
         self.stride = state_dict["stride"]
 
 
-SCHEDULES = ("train/learning_rate", "train/ema_decay")  # exact values, which a running mean would only delay
+EXACT = ("train/learning_rate", "train/ema_decay", "val/")  # without noise, which a running mean would only delay
 
 
-def draw_curves(steps: list[int], values: dict[str, list[float]], stage_ends: dict[int, str]) -> Figure:
+def draw_curves(
+    all_panels: dict[str, dict[str, str]], steps: list[int], values: dict[str, list[float]], stage_ends: dict[int, str]
+) -> Figure:
     """One panel for each group of values, over optimizer steps, with the raw values pale and a running mean on top.
 
     Args:
+        all_panels: Titles, and in each the keys and their legends.
         steps: Optimizer steps, ascending.
         values: For each log key one value per step, nan where there is none.
         stage_ends: Last optimizer step of each stage, with its name.
     """
     panels = [
         (title, {key: label for key, label in curves.items() if not np.isnan(values[key]).all()})
-        for title, curves in PANELS
+        for title, curves in all_panels.items()
     ]
     panels = [(title, curves) for title, curves in panels if curves]
     figure = Figure(figsize=(13, 2.6 * ((len(panels) + 1) // 2)), layout="constrained")
@@ -106,7 +117,7 @@ def draw_curves(steps: list[int], values: dict[str, list[float]], stage_ends: di
             series = np.asarray(values[key])
             if key == "train/ema_decay":
                 series = 1 - series  # .9998 and .99999 cannot be told apart otherwise
-            _draw_series(axis, np.asarray(steps), series, label, f"C{number}", is_noisy=key not in SCHEDULES)
+            _draw_series(axis, np.asarray(steps), series, label, f"C{number}", is_noisy=not key.startswith(EXACT))
         if "EMA decay" in title:
             axis.set_yscale("log")
         axis.set_title(title, loc="left", fontsize=10)

@@ -4,90 +4,43 @@ Shape letters: L frames, F mel bins, P patches, D width.
 """
 
 import math
-from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from callbacks.run_picture import RunPicture
 
-class PretrainingPicture(pl.Callback):
+
+class PretrainingPicture(RunPicture):
     """Saves ``pictures/step_XXXXXXXX.png`` in the run folder: clip, partner, mixture, mask, target against prediction.
 
-    Drawn by rank 0 from ``pl_module.explain(batch)``; sent to TensorBoard and Weights & Biases where they log the
-    run. Training is not touched: no gradient, and every global random state is put back.
-
-    Args:
-        every_n_steps: Optimizer steps between two pictures, >= 1; None for none before the end.
-        at_end: One more picture at the end of the run.
-
-    Raises:
-        ValueError: If ``every_n_steps`` is less than 1.
+    Drawn from ``pl_module.explain(batch)`` of the first two clips of the current batch.
     """
 
-    def __init__(self, every_n_steps: int | None = 5000, at_end: bool = True) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(
-                f"every_n_steps must be at least 1, or None for no picture before the end, got {every_n_steps}."
-            )
-        self.every_n_steps = every_n_steps
-        self.at_end = at_end
-        self._last_step = 0
-        self._clips: dict[str, Tensor] = {}
+    tag = "pretraining"
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._folder = (
-            Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-        )  # a collective call: on every rank
-        self._last_step = trainer.global_step
+    def keep(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {key: batch[key][:2].clone() for key in ("waveform", "num_samples")}  # a clip and its partner
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not trainer.is_global_zero:
-            return
-        # A clip and its partner, kept for the end of the run, which has no batch.
-        self._clips = {key: batch[key][:2].clone() for key in ("waveform", "num_samples")}
-        step = trainer.global_step
-        if self.every_n_steps is not None and step % self.every_n_steps == 0 and step != self._last_step:
-            self._save(trainer, pl_module)
+    def explain(self, pl_module: Any, clips: dict[str, Tensor]) -> dict[str, Any]:
+        explained: dict[str, Any] = pl_module.explain(clips)
+        return explained
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.at_end and self._clips and trainer.global_step != self._last_step:
-            self._save(trainer, pl_module)
-        self._clips = {}
-
-    def _save(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        step = self._last_step = trainer.global_step
-        with isolate_rng(), torch.no_grad(), trainer.precision_plugin.forward_context():
-            explained = pl_module.explain(self._clips)
+    def draw(self, pl_module: Any, explained: dict[str, Any], step: int) -> Figure:
         frontend = pl_module.frontend
         stage, _ = pl_module.stage_at(step)
-        figure = draw_pretraining(
+        return draw_pretraining(
             explained,
             title=f"Step {step}, stage: {stage.name}",
             student_sees="mixture" if stage.objectives.uses_mixtures else "clip",
             seconds_per_frame=frontend.hop_length / frontend.sample_rate,
             sample_rate=frontend.sample_rate,
         )
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"step_{step:08d}.png"
-        canvas: Any = FigureCanvasAgg(figure)
-        canvas.print_png(path)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                image = np.asarray(canvas.buffer_rgba())[..., :3]
-                logger.experiment.add_image("pretraining", image, step, dataformats="HWC")
-            elif isinstance(logger, WandbLogger):
-                logger.log_image("pretraining", [str(path)], step)
 
 
 def principal_colors(target_PD: Tensor, prediction_PD: Tensor) -> tuple[Tensor, Tensor]:

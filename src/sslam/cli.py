@@ -162,19 +162,19 @@ class SSLAMCommandLine(LightningCLI):
     def after_fit(self) -> None:
         """Called by Lightning when training has ended."""
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
-            self._write_results(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False))
+            self._write_results(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False), "test")
 
     # Lightning calls these, where they exist, instead of the trainer's methods of the same name.
 
     def validate(self, **kwargs: Any) -> None:
-        self._write_results(self.trainer.validate(**kwargs))
+        self._write_results(self.trainer.validate(**kwargs), "validate")
 
     def test(self, **kwargs: Any) -> None:
-        self._write_results(self.trainer.test(**kwargs))
+        self._write_results(self.trainer.test(**kwargs), "test")
 
-    def _write_results(self, results: Sequence[Mapping[str, float]]) -> None:
+    def _write_results(self, results: Sequence[Mapping[str, float]], name: str) -> None:
         if self.trainer.is_global_zero:
-            path = unused(self.run_folder.path / f"{self.subcommand}.yaml")
+            path = unused(self.run_folder.path / f"{name}.yaml")
             path.write_text(yaml.safe_dump([dict(result) for result in results]), encoding="utf-8")
 
     def predict(self, **kwargs: Any) -> None:
@@ -233,6 +233,7 @@ def main(args: Sequence[str]) -> int:
         r"Found \d+ module\(s\) in eval mode",  # a teacher is
         r"`LightningModule.configure_optimizers` returned `None`",  # a linear probe on kept tokens
         r"Total length of `list` across ranks is zero",  # no validation
+        r"The ``compute`` method of metric \w+ was called before the ``update``",  # MixIT where no sources are known
         r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use
     ):
         warnings.filterwarnings("ignore", message=meant_to_be_so)

@@ -1,9 +1,11 @@
-"""Learning-rate schedule and parameter groups."""
+"""Learning-rate schedule, parameter groups and gradient clipping."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from sslam.networks.audio_vit import Encoder
 
@@ -78,3 +80,35 @@ def parameter_groups(module: nn.Module, weight_decay: float, exempt_1d: bool) ->
         {"params": [parameter for parameter in trainable if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trainable if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def clip_finite_gradients(
+    parameters: Iterable[nn.Parameter], max_norm: float | None, algorithm: str | None, step: int
+) -> Tensor:
+    """Clip gradients by their norm; what ``configure_gradient_clipping`` of a method calls.
+
+    Lightning's own clipping refuses a fused optimizer under mixed precision, for the sake of fp16's loss scaler.
+
+    Args:
+        parameters: Whose gradients.
+        max_norm: Largest norm; None or 0 for no clipping.
+        algorithm: Lightning's ``gradient_clip_algorithm``; "norm" or None.
+        step: Optimizer step, for the message.
+
+    Returns:
+        The norm of all gradients before clipping, a scalar.
+
+    Raises:
+        ValueError: If the norm is not finite or another algorithm was asked for.
+    """
+    if algorithm == "value":
+        raise ValueError("trainer.gradient_clip_algorithm value is not supported. Leave it out, or use norm.")
+    gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
+    if not gradient_norm.isfinite():
+        # Before the step, so that neither the weights nor the next checkpoint are lost. The device is waited for
+        # here, once per step, as in the published code of SSLAM.
+        raise ValueError(
+            f"The norm of the gradients is {gradient_norm.item()} at step {step}, so the run stops. Go on from the "
+            "last checkpoint with a lower learning rate or a longer warm-up."
+        )
+    return gradient_norm

@@ -70,10 +70,31 @@ def test_draw_curves__unlogged_values_have_no_panel_and_stages_are_marked() -> N
     curves = LossCurves()
     for step in range(1, 11):
         curves.add(step, {"train/patch_loss": 1 / step, "train/ema_decay": 0.999})
-    figure = draw_curves(curves.steps, curves.values, {6: "masked latents", 20: "mixtures"})
+    figure = draw_curves(curves.panels, curves.steps, curves.values, {6: "masked latents", 20: "mixtures"})
     panels: dict[str, Any] = {axis.get_title(loc="left"): axis for axis in figure.axes if axis.get_visible()}
     assert set(panels) == {"Patch loss", "1 - EMA decay"}
     boundaries = [line.get_xdata()[0] for line in panels["Patch loss"].lines if line.get_linestyle() == "--"]
     assert boundaries == [6]
     assert "stage 2: mixtures" in figure.get_suptitle()
     assert panels["1 - EMA decay"].lines[0].get_ydata() == pytest.approx([1e-3] * 10)
+
+
+def test_loss_curves__panels_of_another_method() -> None:
+    curves = LossCurves({"Loss": {"train/loss": "training", "val/loss": "validation"}, "MoMi": {"val/momi": ""}})
+    for step in range(1, 101):
+        # A validation's value stays until the next one.
+        curves.add(step, {"train/loss": 1 / step, **({"val/loss": float(step // 50)} if step >= 50 else {})})
+    figure = draw_curves(curves.panels, curves.steps, curves.values, {})
+    (panel,) = (axis for axis in figure.axes if axis.get_visible())
+    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["training", "validation"]
+    # Not smoothed: it jumps where the validation was.
+    assert list(panel.lines[-1].get_ydata()) == [1.0] * 50 + [2.0]
+
+
+def test_loss_curves__panels_can_be_added_to_a_run() -> None:
+    old = LossCurves({"Loss": {"train/loss": ""}})
+    old.add(1, {"train/loss": 3.0})
+    new = LossCurves({"Loss": {"train/loss": "", "val/loss": ""}})
+    new.load_state_dict(old.state_dict())
+    assert new.values["train/loss"] == [3.0]
+    assert math.isnan(new.values["val/loss"][0])

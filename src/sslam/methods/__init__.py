@@ -2,7 +2,19 @@
 
 from sslam.methods.fine_tune import FineTune
 from sslam.methods.linear_probe import LinearProbe
+from sslam.methods.mixit import MixIT
+from sslam.methods.query_by_example import QueryByExample
+from sslam.methods.separation_contrastive import SeparationContrastive
 from sslam.methods.sslam import SSLAM
 from sslam.stages import Objectives, Stage
 
-__all__ = ["SSLAM", "FineTune", "LinearProbe", "Objectives", "Stage"]
+__all__ = [
+    "SSLAM",
+    "FineTune",
+    "LinearProbe",
+    "MixIT",
+    "Objectives",
+    "QueryByExample",
+    "SeparationContrastive",
+    "Stage",
+]

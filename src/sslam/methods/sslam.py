@@ -22,7 +22,7 @@ from sslam.frontends import Frontend
 from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
 from sslam.metrics import Moments
 from sslam.networks import AudioViT, ConvDecoder
-from sslam.optim import parameter_groups, warmup_cosine
+from sslam.optim import clip_finite_gradients, parameter_groups, warmup_cosine
 from sslam.stages import Stage
 from sslam.transforms import (
     InverseBlockMasking,
@@ -414,17 +414,9 @@ class SSLAM(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning's own refuses a fused optimizer under mixed precision, for the sake of fp16's loss scaler.
-        if gradient_clip_algorithm == "value":
-            raise ValueError("trainer.gradient_clip_algorithm value is not supported. Leave it out, or use norm.")
-        gradient_norm = torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val or float("inf"))
-        if not gradient_norm.isfinite():
-            # Before the step, so that neither the weights nor the next checkpoint are lost. The device is waited for
-            # here, once per step, as in the published code.
-            raise ValueError(
-                f"The norm of the gradients is {gradient_norm.item()} at step {self.global_step}, so the run stops. Go "
-                "on from the last checkpoint with a lower learning rate or a longer warm-up."
-            )
+        gradient_norm = clip_finite_gradients(
+            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
+        )
         self.log("train/gradient_norm", gradient_norm)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -1,0 +1,199 @@
+"""MixIT: unsupervised sound separation from mixtures of mixtures (Wisdom et al., NeurIPS 2020).
+
+Shape letters: B clips, G sums of mixtures, M mixtures in a sum, N estimates, S sources, T samples.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torchmetrics.aggregation import MeanMetric
+
+from sslam.audio import SAMPLE_RATE
+from sslam.checkpoints import load_separator
+from sslam.losses import mixit_loss
+from sslam.metrics import MixtureImprovement, SeparationMetrics
+from sslam.networks import Separator
+from sslam.optim import clip_finite_gradients
+
+
+class MixIT(pl.LightningModule):
+    """Mixture invariant training: clips are added up, the sum is separated, the estimates are judged by the clips.
+
+    Adjacent clips of a batch are added up as they are. Of all ways to hand the estimates out to the clips the best one
+    counts, so neither the sources nor their number need to be known.
+
+    Args:
+        separator: Learns to separate; it takes the data's 16 kHz.
+        mixtures_per_sum: Clips M that are added up. The batch size must be a multiple of it. Published: 2.
+        max_snr: In dB; an estimate this close to its mixture has little more to gain.
+        learning_rate: Of Adam.
+        halving_steps: Optimizer steps in which the learning rate falls, step by step, to its half.
+        initial_checkpoint: Weights to start from: a run's checkpoint or a file that ``sslam convert`` wrote. Where
+            ``--ckpt_path`` is given too, that wins.
+
+    Raises:
+        ValueError: If a value is out of its range or the separator has another sample rate.
+    """
+
+    def __init__(
+        self,
+        separator: Separator,
+        mixtures_per_sum: int = 2,
+        max_snr: float = 30.0,
+        learning_rate: float = 1e-4,
+        halving_steps: int = 2_000_000,
+        initial_checkpoint: str | None = None,
+    ) -> None:
+        super().__init__()
+        if mixtures_per_sum < 2:
+            raise ValueError(f"mixtures_per_sum must be at least 2, got {mixtures_per_sum}.")
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
+        if halving_steps < 1:
+            raise ValueError(f"halving_steps must be at least 1, got {halving_steps}.")
+        if separator.sample_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"The separator's sample_rate must be the data's {SAMPLE_RATE} Hz, got {separator.sample_rate}. A "
+                "separator of another rate can be used by `sslam separate`."
+            )
+        self.separator = separator
+        self.mixtures_per_sum = mixtures_per_sum
+        self.max_snr = max_snr
+        self.learning_rate = learning_rate
+        self.halving_steps = halving_steps
+        self.initial_checkpoint = initial_checkpoint
+        self.mean_loss = MeanMetric()
+        self.mixture_improvement = MixtureImprovement()
+        self.separation = SeparationMetrics()
+
+    # ---- the method -------------------------------------------------------------------------------------------------
+
+    def mixtures(self, waveform_BT: Tensor) -> Tensor:
+        """Clips (B, T) in the groups that are added up, (G, M, T); what is left at the end of a set is left out."""
+        num_sums = len(waveform_BT) // self.mixtures_per_sum
+        return waveform_BT[: num_sums * self.mixtures_per_sum].unflatten(0, (num_sums, self.mixtures_per_sum))
+
+    def loss(self, mixtures_GMT: Tensor, estimates_GNT: Tensor) -> Tensor:
+        """In dB, mean over the sums of mixtures."""
+        return mixit_loss(mixtures_GMT, estimates_GNT, self.max_snr).mean()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        clips = len(batch["waveform"])
+        if clips % self.mixtures_per_sum:
+            raise ValueError(
+                f"The batch size must be a multiple of mixtures_per_sum {self.mixtures_per_sum}, got {clips}. "
+                "Change --data.batch_size."
+            )
+        mixtures_GMT = self.mixtures(batch["waveform"])
+        loss = self.loss(mixtures_GMT, self.separator(mixtures_GMT.sum(dim=1)))
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    # ---- evaluation -------------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluation_step(batch)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluation_step(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_evaluation("test")
+
+    def evaluation_step(self, batch: dict[str, Any]) -> None:
+        """Loss and MoMi of sums of mixtures; where the sources are known (``stems``), how the clips are separated."""
+        mixtures_GMT = self.mixtures(batch["waveform"])
+        if len(mixtures_GMT):
+            estimates_GNT = self.separator(mixtures_GMT.sum(dim=1))
+            self.mean_loss.update(self.loss(mixtures_GMT, estimates_GNT), weight=len(mixtures_GMT))
+            self.mixture_improvement.update(estimates_GNT, mixtures_GMT)
+        if "stems" in batch:
+            self.separation.update(self.separator(batch["waveform"]), batch["stems"], batch["waveform"])
+
+    def log_evaluation(self, split: str) -> None:
+        """Log what could be told, over all clips of all processes."""
+        values = {
+            "loss": float(self.mean_loss.compute()),
+            "momi": self.mixture_improvement.compute(),
+            **self.separation.compute().scalars(),
+        }
+        for metric in (self.mean_loss, self.mixture_improvement, self.separation):
+            metric.reset()
+        # Equal on all ranks already; sync_dist says so to Lightning.
+        known = {f"{split}/{name}": value for name, value in values.items() if not math.isnan(value)}
+        self.log_dict(known, sync_dist=True)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Estimates (B, N, T) of whole clips, with the clips' ``index``."""
+        return {"index": batch["index"], "estimates": self.separator(batch["waveform"])}
+
+    # ---- training ---------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(
+                f"trainer.precision must be 32-true or bf16-mixed, got {self.trainer.precision}: waveforms, masks and "
+                "the loss need float32."
+            )
+        if self.initial_checkpoint is not None and self.trainer.ckpt_path is None:
+            self.load_initial_weights(Path(self.initial_checkpoint))
+
+    def load_initial_weights(self, path: Path) -> None:
+        """Take the separator's weights from a file.
+
+        Raises:
+            ValueError: If the file cannot be used, or has a separator of other sizes.
+        """
+        loaded = load_separator(path)
+        ours, theirs = self.separator.architecture(), loaded.architecture()
+        differing = [
+            f"{name} is {theirs.get(name)} in the file and {ours.get(name)} here"
+            for name in sorted(ours | theirs)
+            if ours.get(name) != theirs.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"The separator in {path} does not fit this model: {'; '.join(differing)}. Give --model.separator the "
+                "sizes that the file was made with."
+            )
+        self.separator.load_state_dict(loaded.state_dict())
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of optimizer step ``step`` (from 0)."""
+        return float(self.learning_rate * 0.5 ** (step / self.halving_steps))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        learning_rate = self.learning_rate_at(self.global_step)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+            # TensorFlow's Adam adds epsilon before it corrects the second moment's bias, PyTorch's after.
+            group["eps"] = 1e-8 / math.sqrt(1 - group["betas"][1] ** (self.global_step + 1))
+        # A tensor made on the device: a number would be copied there, which waits for it.
+        self.log("train/learning_rate", torch.full((), learning_rate, device=self.device))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        gradient_norm = clip_finite_gradients(
+            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
+        )
+        self.log("train/gradient_norm", gradient_norm)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.separator.parameters(), lr=self.learning_rate_at(0), fused=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Plain values, so that the separator can be rebuilt from the file alone.
+        checkpoint["architecture"] = {"separator": self.separator.architecture()}

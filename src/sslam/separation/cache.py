@@ -1,0 +1,158 @@
+"""Separated channels of training clips, made ahead of time: ``sslam separate --cache``.
+
+A cache folder holds, for one checkpoint, ``<clip>.npy`` with the channels (N, T) of every clip, float32 at 16 kHz, and
+``separation.jsonl`` with the checkpoint's hash and the list of clips.
+
+Shape letters: B clips, N channels, T samples.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sslam.audio import SAMPLE_RATE, AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
+from sslam.checkpoints.loading import file_sha256
+from sslam.files import write_whole
+from sslam.networks import Separator
+from sslam.separation.state import STATE, InputFile, State
+
+REMEDY = "Make it again: sslam separate FOLDER --checkpoint {checkpoint} --cache {cache}."
+
+
+def cache_settings(checkpoint: Path) -> dict[str, str]:
+    """What decides the channels in a cache."""
+    return {"checkpoint_sha256": file_sha256(checkpoint), "output": "channels"}
+
+
+def write_cache(separator: Separator, files: Sequence[InputFile], state: State, clips_at_once: int) -> None:
+    """Separate whole clips and keep their channels.
+
+    Clips are read as the data modules read them: mono, at 16 kHz, from beginning to end. What they skip is skipped.
+
+    Args:
+        separator: In eval mode, on its device.
+        files: Those that are not finished.
+        state: Of the cache's folder.
+        clips_at_once: Consecutive clips of equal length that go through the network together.
+    """
+    device = next(separator.parameters()).device
+    with tqdm(total=len(files), desc="separating", unit=" clips", disable=None) as progress:
+        for clips in _clips_of_one_length(separator, files, state, clips_at_once):
+            waveform_BT = torch.from_numpy(np.stack([audio.waveform for _, audio in clips])).to(device)
+            with torch.no_grad():
+                channels_BNT = separator(waveform_BT).cpu().numpy()
+            for (file, audio), channels_NT in zip(clips, channels_BNT, strict=True):
+                _save(state.folder / file.output_name(".npy"), channels_NT)
+                state.add(file, audio.problem)
+            progress.update(len(state.finished) - progress.n)
+
+
+def _save(path: Path, channels_NT: Waveform) -> None:
+    def write(partial: Path) -> None:
+        with partial.open("wb") as stream:  # given a name, NumPy would append .npy
+            np.save(stream, channels_NT)
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, write)
+
+
+def _clips_of_one_length(
+    separator: Separator, files: Sequence[InputFile], state: State, clips_at_once: int
+) -> Iterator[list[tuple[InputFile, DecodedAudio]]]:
+    def readable() -> Iterator[tuple[InputFile, DecodedAudio]]:
+        for file in files:
+            try:
+                audio = decode_audio(file.path)
+            except AudioFileError as error:
+                state.add(file, FileProblem(error.path, error.reason, "skipped"))
+                continue
+            yield file, audio
+
+    for _, clips in groupby(readable(), key=lambda clip: len(clip[1].waveform)):
+        some: list[tuple[InputFile, DecodedAudio]] = []
+        for clip in clips:
+            some.append(clip)
+            if len(some) == clips_at_once:
+                yield some
+                some = []
+        if some:
+            yield some
+
+
+class ChannelCache:
+    """Reads the channels of clips from a cache folder, and refuses one that does not belong to them.
+
+    Args:
+        folder: Of one checkpoint, as ``sslam separate --cache`` makes it.
+        checkpoint: The separator whose channels are wanted.
+
+    Raises:
+        ValueError: If there is no cache or another checkpoint made it.
+    """
+
+    def __init__(self, folder: Path, checkpoint: Path) -> None:
+        self.folder = folder
+        self.remedy = REMEDY.format(checkpoint=checkpoint, cache=folder.parent)
+        path = folder / STATE
+        if not path.is_file():
+            raise ValueError(f"There is no cache of separated channels in {folder}. {self.remedy}")
+        # Without its end the last line was cut off by a kill; its clip counts as missing.
+        about, *entries = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
+        wanted = cache_settings(checkpoint)
+        found = {name: about["settings"].get(name) for name in wanted}
+        if found != wanted:
+            raise ValueError(
+                f"The channels in {folder} were made by another checkpoint or for another purpose ({found}) than "
+                f"{checkpoint} ({wanted}). {self.remedy}"
+            )
+        self.files: dict[str, InputFile] = {}
+        for entry in entries:
+            problem = entry.pop("problem")
+            if problem is None or FileProblem(*problem).action != "skipped":
+                file = InputFile(**entry)
+                self.files[str(Path(file.path).absolute())] = file
+
+    def check(self, paths: Sequence[str]) -> None:
+        """Refuse a list of clips other than that of the cache.
+
+        Raises:
+            ValueError: If most of the clips are missing; a few may be, as bad files are.
+        """
+        missing = [path for path in paths if str(Path(path).absolute()) not in self.files]
+        if len(missing) > 0.1 * len(paths):
+            raise ValueError(
+                f"{len(missing)} of {len(paths)} clips are not in the cache {self.folder}, the first is {missing[0]}. "
+                f"{self.remedy}"
+            )
+
+    def read(self, path: str, num_samples: int) -> Tensor:
+        """Channels (N, T) of a clip.
+
+        Args:
+            path: The clip's file.
+            num_samples: T that the clip must have.
+
+        Raises:
+            ValueError: If the clip is not in the cache, has changed since, or has another length.
+        """
+        file = self.files.get(str(Path(path).absolute()))
+        if file is None:
+            raise ValueError(f"The clip {path} is not in the cache {self.folder}. {self.remedy}")
+        if InputFile.at(path, file.name).stamp != file.stamp:
+            raise ValueError(
+                f"The clip {path} has changed since its channels in {self.folder} were made. {self.remedy}"
+            )
+        channels_NT = np.load(self.folder / file.output_name(".npy"), mmap_mode="r")
+        if channels_NT.shape[1] != num_samples:
+            raise ValueError(
+                f"The clip {path} has {num_samples} samples and its channels in {self.folder} {channels_NT.shape[1]}. "
+                f"Channels are of whole files: raise --data.clip_seconds to {channels_NT.shape[1] / SAMPLE_RATE:g} at "
+                "least, so that files are not cut."
+            )
+        return torch.from_numpy(np.array(channels_NT))

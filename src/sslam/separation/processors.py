@@ -1,0 +1,107 @@
+"""Frozen separators that make channels of clips: what the separation-contrastive paper calls processors (sec. 5.3).
+
+Shape letters: B clips, N channels, T samples.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sslam.audio import SAMPLE_RATE
+from sslam.checkpoints import load_separator
+from sslam.networks import Separator
+from sslam.separation.cache import ChannelCache
+
+
+class Processors:
+    """Separators from checkpoint files, which separate on the fly, or whose channels are read from caches.
+
+    Whole clips are separated at their true length, as the network's norm runs over all of a clip; nothing is trained.
+    Under bf16-mixed precision the separators run in bfloat16, too; a cache was made in float32.
+
+    Args:
+        files: Checkpoints of MixIT runs, or files that ``sslam convert`` wrote, such as ``step=00000000.ckpt`` and
+            ``end.ckpt`` of :class:`callbacks.StepCheckpoints`. All must make the same number of channels.
+        folder: Where they are; names with a folder of their own are taken from there.
+        cache: Folder with a cache of each file, ``CACHE/step=00000000`` and so on, that ``sslam separate --cache`` made
+            of the training clips. None separates on the fly.
+        clips_at_once: Clips that go through a separator together, which bounds the memory.
+
+    Raises:
+        ValueError: If no file is given, one cannot be used, they differ in their number of channels, or a cache is
+            missing or was made by another checkpoint.
+    """
+
+    def __init__(
+        self, files: Sequence[str], folder: str = "", cache: str | None = None, clips_at_once: int = 16
+    ) -> None:
+        if not files:
+            raise ValueError("files is empty; name the checkpoint of at least one separator.")
+        if clips_at_once < 1:
+            raise ValueError(f"clips_at_once must be at least 1, got {clips_at_once}.")
+        paths = [Path(folder) / file for file in files]
+        self.separators: list[Separator] = [load_separator(path).requires_grad_(False) for path in paths]
+        self.clips_at_once = clips_at_once
+        for path, separator in zip(paths, self.separators, strict=True):
+            if separator.sample_rate != SAMPLE_RATE:
+                raise ValueError(f"{path} separates at {separator.sample_rate} Hz; the clips have {SAMPLE_RATE} Hz.")
+        numbers = {separator.num_sources for separator in self.separators}
+        if len(numbers) > 1:
+            raise ValueError(
+                f"The separators must make the same number of channels, got {', '.join(map(str, sorted(numbers)))}. "
+                "Take checkpoints of one run."
+            )
+        (self.num_channels,) = numbers
+        self.caches = None if cache is None else [ChannelCache(Path(cache) / path.stem, path) for path in paths]
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.separators)
+
+    def check_caches(self, paths: Sequence[str]) -> None:
+        """Refuse caches that were made of other clips, with a ValueError."""
+        for cache in self.caches or []:
+            cache.check(paths)
+
+    def channels(
+        self, waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor, paths: Sequence[str] | None = None
+    ) -> Tensor:
+        """Channels (B, N, T) of every clip, made by the processor that was drawn for it; zero after a clip's end.
+
+        Args:
+            waveform_BT: Clips on any device.
+            num_samples_B: Their true lengths, on the CPU.
+            processor_B: Numbers of processors, on the CPU.
+            paths: Files of the clips, to read the channels from the caches; None separates on the fly.
+
+        Raises:
+            ValueError: If a clip cannot be separated, or its cache is stale.
+        """
+        if paths is None:
+            return self._separate(waveform_BT, num_samples_B, processor_B)
+        assert self.caches is not None
+        channels_BNT = torch.zeros(len(waveform_BT), self.num_channels, waveform_BT.shape[1])
+        for row, path in enumerate(paths):
+            cache, num_samples = self.caches[int(processor_B[row])], int(num_samples_B[row])
+            channels_BNT[row, :, :num_samples] = cache.read(path, num_samples)
+        return channels_BNT.to(waveform_BT.device, non_blocking=True)
+
+    @torch.no_grad()
+    def _separate(self, waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor) -> Tensor:
+        channels_BNT = waveform_BT.new_zeros(len(waveform_BT), self.num_channels, waveform_BT.shape[1])
+        # Clips of one length and one processor go together; usually all clips have one length.
+        for number, separator in enumerate(self.separators):
+            separator.to(waveform_BT.device)
+            for num_samples in num_samples_B[processor_B == number].unique().tolist():
+                rows = ((processor_B == number) & (num_samples_B == num_samples)).nonzero().flatten()
+                if num_samples < separator.min_samples:
+                    raise ValueError(
+                        f"A clip of {num_samples} samples cannot be separated; the separator needs "
+                        f"{separator.min_samples}. Leave such clips out."
+                    )
+                for some in rows.split(self.clips_at_once):
+                    clips = some.to(waveform_BT.device)
+                    channels_BNT[clips, :, :num_samples] = separator(waveform_BT[clips, :num_samples])
+        return channels_BNT
