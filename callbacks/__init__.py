@@ -4,7 +4,20 @@ from callbacks.collapse_monitor import CollapseMonitor
 from callbacks.evaluation_results import EvaluationResults
 from callbacks.loss_curves import LossCurves
 from callbacks.pretraining_picture import PretrainingPicture
+from callbacks.retrieval_evaluation import RetrievalEvaluation
+from callbacks.separation_picture import SeparationPicture
+from callbacks.step_checkpoints import StepCheckpoints
 from callbacks.throughput import Throughput
 from callbacks.training_progress import TrainingProgress
 
-__all__ = ["CollapseMonitor", "EvaluationResults", "LossCurves", "PretrainingPicture", "Throughput", "TrainingProgress"]
+__all__ = [
+    "CollapseMonitor",
+    "EvaluationResults",
+    "LossCurves",
+    "PretrainingPicture",
+    "RetrievalEvaluation",
+    "SeparationPicture",
+    "StepCheckpoints",
+    "Throughput",
+    "TrainingProgress",
+]

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 
-from sslam.methods.classifier import Classifier
-from sslam.report.results import CheckpointFacts, EvaluationRecord, SplitCounts, write_record
+from sslam.methods.evaluated_encoder import EvaluatedEncoder
+from sslam.report.results import CheckpointFacts, SplitCounts, write_record
 
 
 class EvaluationResults(pl.Callback):
-    """Writes ``results-validation.json`` or ``results-test.json`` and the scores of all clips after an evaluation.
+    """Writes ``results-validation.json`` or ``results-test.json`` and the scores behind them after an evaluation.
 
     A later evaluation of the same kind takes the place of an earlier one, so that what stays is the last epoch's.
     """
@@ -25,15 +25,13 @@ class EvaluationResults(pl.Callback):
         folder = trainer.log_dir  # a broadcast: all processes ask
         if not trainer.is_global_zero or folder is None:
             return
-        if not isinstance(pl_module, Classifier):
+        if not isinstance(pl_module, EvaluatedEncoder):
             raise ValueError(
-                f"callbacks.EvaluationResults writes the results of LinearProbe and FineTune, got "
+                "callbacks.EvaluationResults writes the results of LinearProbe, FineTune and QueryByExample, got "
                 f"{type(pl_module).__name__}. Take it out of trainer.callbacks."
             )
         data = trainer.datamodule  # type: ignore[attr-defined]
-        record = EvaluationRecord.of(
-            pl_module.results,
-            class_names=pl_module.class_names,
+        record = pl_module.record(
             title=data.title,
             class_path=f"{type(data).__module__.split('.')[0]}.{type(data).__name__}",
             splits={
@@ -42,9 +40,9 @@ class EvaluationResults(pl.Callback):
             },
             experiment=Path(folder).parent.name,
             run_id=Path(folder).name,
-            method=type(pl_module).__name__,
+            method=pl_module.name,
             stage=stage,
             checkpoint=CheckpointFacts(**pl_module.provenance),
             **pl_module.training_facts(),
         )
-        write_record(Path(folder), record, pl_module.results)
+        write_record(Path(folder), record, pl_module.score_arrays())

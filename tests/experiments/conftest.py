@@ -2,12 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
+import yaml
 
 from data_modules.speech_commands import NEW_WORDS, WORDS
+from sslam.__main__ import main
 from sslam.command_line.config_files import composed_files, experiments_folder
 from tests.data_modules import official_layouts
 
@@ -34,6 +37,16 @@ def composed_names(name: str) -> list[str]:
     return [str(Path(path).relative_to(EXPERIMENTS)) for path in composed_files(str(EXPERIMENTS / name))]
 
 
+def config_of(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, Any]:
+    """All values of a run, also those that are the signatures' defaults."""
+    files = [argument for name in names for argument in ("--config", f"experiments/{name}")]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *files, "--print_config"])
+    assert ended.value.code == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
@@ -52,6 +65,7 @@ def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
         "esc50": official_layouts.write_esc50(
             root / "esc50", [(fold, t) for fold in range(1, 6) for t in (0, 10)], 2.0
         ),
+        "fuss": official_layouts.write_fuss(root / "fuss"),
         "idmt_desed_fl": official_layouts.write_desed(root / "idmt_desed_fl"),
         "speech_commands_v1": official_layouts.write_speech_commands(
             root / "speech_commands_v1", [word for word in WORDS if word not in NEW_WORDS]

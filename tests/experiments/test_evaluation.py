@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from sslam.__main__ import main
 from sslam.report.results import read_record
 from sslam.transforms import Augmentation
-from tests.experiments.conftest import AUDIOSET, STATISTICS, composed_names, names
+from tests.experiments.conftest import AUDIOSET, STATISTICS, composed_names, config_of, names
 
 SPASS = ("spass_market", "spass_park", "spass_square", "spass_street", "spass_waterfront")
 POLYPHONIC = (*SPASS, "urban_sed", "idmt_desed_fl")  # with the recipe of SPASS
@@ -65,16 +64,6 @@ def test_evaluation__every_row_runs_for_two_steps(name: str, data_arguments: dic
     assert record.num_heads == (1 if method == "fine_tune" else 3)
     assert record.data.num_clips > 0
     assert record.checkpoint.label == "random weights"
-
-
-def config_of(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, Any]:
-    """All values of a run, also those that are the signatures' defaults."""
-    files = [argument for name in names for argument in ("--config", f"experiments/{name}")]
-    with pytest.raises(SystemExit) as ended:
-        main(["fit", *files, "--print_config"])
-    assert ended.value.code == 0
-    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
-    return config
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from sslam.metrics.classification import ClassificationMetrics, ClassificationResults, PolyphonyRow
 from sslam.metrics.moments import Moments
+from sslam.metrics.retrieval import RetrievalMetrics, RetrievalResults, RetrievalScores, query_by_example_map
 from sslam.metrics.separation import MixtureImprovement, SeparationMetrics, SeparationResults
 
 __all__ = [
@@ -10,6 +11,10 @@ __all__ = [
     "MixtureImprovement",
     "Moments",
     "PolyphonyRow",
+    "RetrievalMetrics",
+    "RetrievalResults",
+    "RetrievalScores",
     "SeparationMetrics",
     "SeparationResults",
+    "query_by_example_map",
 ]

@@ -1,7 +1,20 @@
 """Networks: plain modules without Lightning."""
 
 from sslam.networks.audio_vit import AudioViT, Encoder
+from sslam.networks.cnn14 import CNN14
 from sslam.networks.conv_decoder import ConvDecoder
+from sslam.networks.heads import CoincidenceHead, ProjectionHead
+from sslam.networks.mean_features import MeanFeatures
 from sslam.networks.tdcn import TDCN, Separator
 
-__all__ = ["TDCN", "AudioViT", "ConvDecoder", "Encoder", "Separator"]
+__all__ = [
+    "CNN14",
+    "TDCN",
+    "AudioViT",
+    "CoincidenceHead",
+    "ConvDecoder",
+    "Encoder",
+    "MeanFeatures",
+    "ProjectionHead",
+    "Separator",
+]

@@ -3,6 +3,8 @@
 Shape letters: B clips, L frames, F mel bins, P patches, D width.
 """
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -31,8 +33,8 @@ class Encoder(nn.Module):
         """Features (B, L, F) to tokens (B, 1 + P, D); token 0 stands for the whole clip."""
         raise NotImplementedError
 
-    def architecture(self) -> dict[str, int | float]:
-        """Arguments that build an encoder of these shapes."""
+    def architecture(self) -> dict[str, Any]:
+        """Arguments that build an encoder of these shapes: numbers and lists of numbers."""
         raise NotImplementedError
 
 

@@ -4,13 +4,33 @@ from sslam.transforms.augmentation import Augmentation
 from sslam.transforms.masking import InverseBlockMasking, Masks
 from sslam.transforms.mixing import PartialMixing, PartialMixture, partner_of
 from sslam.transforms.random_source import RandomSource
+from sslam.transforms.spec_augment import SpecAugment
+from sslam.transforms.views import (
+    ChannelAgainstChannel,
+    Comparison,
+    MixtureAgainstAny,
+    MixtureAgainstChannel,
+    MixtureAgainstMixture,
+    ViewDraws,
+    crop_views,
+    draw_views,
+)
 
 __all__ = [
     "Augmentation",
+    "ChannelAgainstChannel",
+    "Comparison",
     "InverseBlockMasking",
     "Masks",
+    "MixtureAgainstAny",
+    "MixtureAgainstChannel",
+    "MixtureAgainstMixture",
     "PartialMixing",
     "PartialMixture",
     "RandomSource",
+    "SpecAugment",
+    "ViewDraws",
+    "crop_views",
+    "draw_views",
     "partner_of",
 ]

@@ -1,0 +1,143 @@
+"""Log-mel spectrograms as the convolutional audio networks of Google Research take them.
+
+Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, K frequency bins.
+"""
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchaudio.compliance.kaldi import get_mel_banks
+
+from sslam.frontends.base import Frontend
+
+
+class LogMel(Frontend):
+    """Log-mel spectrogram: 25 ms Hann windows every 10 ms, 64 mel bands (Fonseca et al. 2021 sec. 4.2).
+
+    What the paper leaves open is as in VGGish (Hershey et al. 2017) and YAMNet: magnitudes, not powers, of a Fourier
+    transform of 512 points; triangles in the mel scale ``1127 ln(1 + f / 700)`` from 125 to 7500 Hz; ``log(mel +
+    0.001)`` (YAMNet; VGGish adds 0.01); a periodic window. Neither of them normalises, and so ``mean`` and ``std``
+    leave the features as they are by default. Always in float32, also under autocast.
+
+    Frame l hears the samples from ``160 l`` to ``160 l + 399``, so 96 frames, one for each 10 ms of 0.96 s, hear
+    0.975 s (15 600 samples). A clip that ends earlier is filled up with zeros: of 0.96 s the last two frames hear some
+    of them, and frames after the end have the value of silence. Crops of :attr:`crop_samples` need no filling.
+
+    Args:
+        num_frames: Frames L of the features, which are the first ones of the clip: 96 for 0.96 s, 100 for each second.
+        num_mel_bins: Mel bands F.
+        mean: Subtracted from the log-mels.
+        std: What they are then divided by.
+        sample_rate: Rate of the waveforms in Hz.
+        low_frequency: Where the lowest triangle begins, in Hz.
+        high_frequency: Where the highest triangle ends, in Hz.
+        log_offset: Added before the logarithm.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    def __init__(
+        self,
+        num_frames: int = 96,
+        num_mel_bins: int = 64,
+        mean: float = 0.0,
+        std: float = 1.0,
+        sample_rate: int = 16000,
+        low_frequency: float = 125.0,
+        high_frequency: float = 7500.0,
+        log_offset: float = 0.001,
+    ) -> None:
+        super().__init__()
+        for name, count in (("num_frames", num_frames), ("num_mel_bins", num_mel_bins)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}.")
+        for name, value in (("std", std), ("log_offset", log_offset)):
+            if value <= 0:
+                raise ValueError(f"{name} must be > 0, got {value}.")
+        if not 0 <= low_frequency < high_frequency <= sample_rate / 2:
+            raise ValueError(
+                f"low_frequency must be below high_frequency, and both between 0 and half the sample rate "
+                f"({sample_rate / 2:g} Hz), got {low_frequency:g} and {high_frequency:g} Hz."
+            )
+        self.num_frames = num_frames
+        self.num_mel_bins = num_mel_bins
+        self.mean = mean
+        self.std = std
+        self.sample_rate = sample_rate
+        self.low_frequency = low_frequency
+        self.high_frequency = high_frequency
+        self.log_offset = log_offset
+        self.window_length = int(sample_rate * 0.025)
+        self.hop_length = int(sample_rate * 0.010)
+        self.fft_length = 1 << (self.window_length - 1).bit_length()
+        # Kaldi's mel scale and triangles are those of VGGish; its pre-emphasis, powers and windows are not.
+        banks_FK, _ = get_mel_banks(
+            num_mel_bins,
+            self.fft_length,
+            float(sample_rate),
+            low_freq=low_frequency,
+            high_freq=high_frequency,
+            vtln_low=100.0,
+            vtln_high=-500.0,
+            vtln_warp_factor=1.0,
+        )
+        # Kaldi gives no weight to the Nyquist bin.
+        self.register_buffer("mel_banks_KF", F.pad(banks_FK, (0, 1)).T.contiguous(), persistent=False)
+        self.register_buffer("window_W", torch.hann_window(self.window_length), persistent=False)
+        self.mel_banks_KF: Tensor
+        self.window_W: Tensor
+
+    def architecture(self) -> dict[str, int | float]:
+        """Arguments that build this front end; stored with the weights, whose features must be made by it."""
+        return {
+            "num_frames": self.num_frames,
+            "num_mel_bins": self.num_mel_bins,
+            "mean": self.mean,
+            "std": self.std,
+            "sample_rate": self.sample_rate,
+            "low_frequency": self.low_frequency,
+            "high_frequency": self.high_frequency,
+            "log_offset": self.log_offset,
+        }
+
+    def frames_of(self, num_samples: int) -> int:
+        """Frames that begin within a clip of ``num_samples`` samples, at least 1: 100 in a second."""
+        return max(1, -(-num_samples // self.hop_length))
+
+    def frames_in(self, num_samples: Tensor) -> Tensor:
+        """:meth:`frames_of` of several clips; 0 of an empty one."""
+        return torch.div(num_samples + self.hop_length - 1, self.hop_length, rounding_mode="floor")
+
+    def _warn_of_other_length(self, num_samples: int) -> None:
+        frames = -(-num_samples // self.hop_length)  # those that begin within the clip; none of an empty one
+        fits = 0.75 * self.num_frames <= frames <= 1.05 * self.num_frames
+        if not fits and num_samples != self.crop_samples:
+            warnings.warn(
+                f"Clips of {num_samples / self.sample_rate:g} s have {frames} frames, and the front end makes "
+                f"{self.num_frames} of them by {'padding' if frames < self.num_frames else 'cutting off the end'}. "
+                "Set the front end's num_frames to 100 for each second, or change the length of the clips.",
+                stacklevel=3,
+            )
+
+    def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
+        """Waveforms (B, T) of any length to features (B, num_frames, F).
+
+        Args:
+            waveform_BT: Samples in [-1, 1].
+            num_samples_B: True lengths; the rest of a row is padding that must not count. None: all of T.
+        """
+        with torch.autocast(waveform_BT.device.type, enabled=False):
+            waveform_BT = waveform_BT.float()
+            num_samples = waveform_BT.shape[1]
+            self._warn_of_other_length(num_samples)
+            if num_samples_B is not None:
+                sample_T = torch.arange(num_samples, device=waveform_BT.device)
+                waveform_BT = waveform_BT.masked_fill(sample_T >= num_samples_B[:, None], 0.0)
+            waveform_BT = F.pad(waveform_BT, (0, self.crop_samples - num_samples))  # which cuts longer clips
+            windows_BLW = waveform_BT.unfold(1, self.window_length, self.hop_length) * self.window_W
+            magnitude_BLK = torch.fft.rfft(windows_BLW, n=self.fft_length).abs()
+            log_mel_BLF = torch.log(magnitude_BLK @ self.mel_banks_KF + self.log_offset)
+            return (log_mel_BLF - self.mean) / self.std

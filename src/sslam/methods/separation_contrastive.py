@@ -1,0 +1,228 @@
+"""Contrastive learning from automatically separated sound scenes (Fonseca et al., WASPAA 2021).
+
+Shape letters: B clips, V views of a clip, S sources (mixture and channels), T samples, C samples of a snippet, L
+frames, F mel bins, D width.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from sslam.frontends import Frontend
+from sslam.losses import Coincidence, NTXent
+from sslam.networks import CoincidenceHead, Encoder, ProjectionHead
+from sslam.optim import clip_finite_gradients
+from sslam.separation import Processors
+from sslam.transforms import Comparison, RandomSource, SpecAugment, ViewDraws, crop_views, draw_views
+
+
+class SeparationContrastive(pl.LightningModule):
+    """Snippets of a clip and of its separated channels are told from those of other clips.
+
+    Of every clip two snippets are taken, from the mixture or from a channel that a frozen separator makes of it, at
+    places of their own. An encoder embeds them. Two tasks, alone or together: their projections must be similar
+    (NT-Xent), and a small network must see that they coincide. Each task has its own pair of snippets.
+
+    Args:
+        encoder: Learns; its first token is the embedding. Published: CNN14 with a width of 128 or 1024.
+        frontend: Waveform to features; its number of frames is the length of a snippet. Published: 96 frames.
+        comparison: What is compared with what. Published: the mixture with a channel.
+        processors: Separators that make the channels; None where the comparison needs none.
+        similarity: Loss of the similarity task; None leaves the task out.
+        coincidence: Loss of the coincidence task; None leaves the task out. Together they count equally.
+        spec_augment: Of every snippet; None for none.
+        temporal_proximity: Draw a place for each snippet; False takes both snippets of a pair from the same place.
+        projection_hidden: Hidden units of the similarity head.
+        projection_width: Size of its output.
+        coincidence_hidden: Units of both hidden layers of the coincidence head.
+        learning_rate: Of Adam. Published: 1e-4, or 3e-4 for the similarity task alone.
+
+    Raises:
+        ValueError: If there is no task, the comparison has no separator, or sizes do not fit.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        frontend: Frontend,
+        comparison: Comparison,
+        processors: Processors | None = None,
+        similarity: NTXent | None = None,
+        coincidence: Coincidence | None = None,
+        spec_augment: SpecAugment | None = None,
+        temporal_proximity: bool = True,
+        projection_hidden: int = 256,
+        projection_width: int = 128,
+        coincidence_hidden: int = 512,
+        learning_rate: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        if similarity is None and coincidence is None:
+            raise ValueError(
+                "There is no task: similarity and coincidence are both null. Give --model.similarity "
+                "sslam.losses.NTXent, --model.coincidence sslam.losses.Coincidence, or both."
+            )
+        if comparison.uses_channels and processors is None:
+            raise ValueError(
+                f"{type(comparison).__name__} needs separated channels. Give --model.processors with the checkpoints "
+                "of separators, or --model.comparison sslam.transforms.MixtureAgainstMixture."
+            )
+        if learning_rate <= 0:
+            raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
+        if frontend.num_mel_bins != encoder.num_mel_bins:
+            raise ValueError(
+                f"The front end's num_mel_bins must be the encoder's {encoder.num_mel_bins}, "
+                f"got {frontend.num_mel_bins}."
+            )
+        self.encoder = encoder
+        self.frontend = frontend
+        self.comparison = comparison
+        # Not a module: frozen weights that have their own files do not belong into this one's checkpoints.
+        self.processors = processors if comparison.uses_channels else None
+        self.similarity = similarity
+        self.coincidence = coincidence
+        self.similarity_head = similarity and ProjectionHead(encoder.width, projection_hidden, projection_width)
+        self.coincidence_head = coincidence and CoincidenceHead(encoder.width, coincidence_hidden)
+        self.num_pairs = (similarity is not None) + (coincidence is not None)
+        self.spec_augment = spec_augment
+        self.temporal_proximity = temporal_proximity
+        self.learning_rate = learning_rate
+
+    # ---- the method -------------------------------------------------------------------------------------------------
+
+    def losses(
+        self, waveform_BT: Tensor, num_samples_B: Tensor, paths: Sequence[str] | None, random: RandomSource
+    ) -> dict[str, Tensor]:
+        """The terms that are minimised, by name; their sum is the joint loss (sec. 4.2)."""
+        snippets_BVC = self.views(waveform_BT, num_samples_B, paths, random)
+        embedding_BVD = self.embed_snippets(snippets_BVC, random)
+        pairs = iter(embedding_BVD.float().unflatten(1, (self.num_pairs, 2)).unbind(1))
+        terms = {}
+        if self.similarity is not None and self.similarity_head is not None:
+            first_BD, second_BD = next(pairs).unbind(1)
+            terms["similarity"] = self.similarity(self.similarity_head(first_BD), self.similarity_head(second_BD))
+        if self.coincidence is not None and self.coincidence_head is not None:
+            first_BD, second_BD = next(pairs).unbind(1)
+            terms["coincidence"] = self.coincidence(self.coincidence_head, first_BD, second_BD)
+        return terms
+
+    def views(
+        self, waveform_BT: Tensor, num_samples_B: Tensor, paths: Sequence[str] | None, random: RandomSource
+    ) -> Tensor:
+        """Snippets (B, V, C): the two views of a clip for the first task, then those for the second."""
+        lengths_B = num_samples_B.cpu()  # the device is waited for; separators need the lengths
+        draws = self.draw_views(lengths_B, random)
+        sources_BST = waveform_BT.unsqueeze(1)
+        if self.processors is not None:
+            channels_BNT = self.processors.channels(waveform_BT, lengths_B, draws.processor_B, paths)
+            sources_BST = torch.cat([sources_BST, channels_BNT], dim=1)
+        device = waveform_BT.device
+        return crop_views(
+            sources_BST, draws.source_BV.to(device), draws.start_BV.to(device), self.frontend.crop_samples
+        )
+
+    def draw_views(self, num_samples_B: Tensor, random: RandomSource) -> ViewDraws:
+        """What is compared, and where."""
+        processors = self.processors
+        return draw_views(
+            self.comparison,
+            num_samples_B,
+            self.frontend.crop_samples,
+            num_pairs=self.num_pairs,
+            num_processors=0 if processors is None else len(processors),
+            num_channels=0 if processors is None else processors.num_channels,
+            temporal_proximity=self.temporal_proximity,
+            generator=random.cpu,
+        )
+
+    def embed_snippets(self, snippets_BVC: Tensor, random: RandomSource) -> Tensor:
+        """Snippets (B, V, C) to embeddings (B, V, D), all in one pass."""
+        features_NLF = self.frontend(snippets_BVC.flatten(0, 1))
+        if self.spec_augment is not None:
+            features_NLF = self.spec_augment(features_NLF, random.device)
+        return self.encoder(features_NLF)[:, 0].unflatten(0, snippets_BVC.shape[:2])
+
+    @torch.no_grad()
+    def embed(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
+        """Embeddings (B, D) of whole clips of any length, float32: the encoder is applied to all their frames.
+
+        The paper does not say how clips are embedded from an encoder of 0.96 s; a convolutional encoder with global
+        pooling and a transformer with positions for two minutes take them as they are.
+        """
+        frontend = self.frontend.of_length(waveform_BT.shape[1]).to(waveform_BT.device)
+        return self.encoder(frontend(waveform_BT, num_samples_B))[:, 0].float()
+
+    # ---- training and evaluation ------------------------------------------------------------------------------------
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        random = RandomSource.seeded(self.device, torch.initial_seed(), self.global_rank, self.global_step, batch_idx)
+        paths = None
+        if self.processors is not None and self.processors.caches is not None:
+            paths = [self.clip_path(int(index)) for index in batch["index"]]
+        terms = self.losses(batch["waveform"], batch["num_samples"], paths, random)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}_loss": term.detach() for name, term in terms.items()})
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The losses with views that are the same at every evaluation, and always separated on the fly."""
+        clips = len(batch["waveform"])
+        if clips < 2:
+            return  # the last clip of a set has no negatives
+        random = RandomSource.seeded(self.device, batch_idx)
+        terms = self.losses(batch["waveform"], batch["num_samples"], None, random)
+        loss = torch.stack(list(terms.values())).sum()
+        self.log("val/loss", loss, batch_size=clips, sync_dist=True, on_epoch=True)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Embeddings of whole clips ``embedding`` (B, D), with the clips' ``index``."""
+        return {"index": batch["index"], "embedding": self.embed(batch["waveform"], batch["num_samples"])}
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.precision not in ("32-true", "bf16-mixed"):
+            raise ValueError(
+                f"trainer.precision must be 32-true or bf16-mixed, got {self.trainer.precision}: the front end and the "
+                "losses need float32."
+            )
+        if stage == "fit" and self.processors is not None and self.processors.caches is not None:
+            dataset = self.training_set()
+            self.processors.check_caches([dataset.path(index) for index in range(len(dataset))])
+
+    def training_set(self) -> Any:
+        """The data module's training clips, which must be files where channels are read from a cache."""
+        dataset = getattr(self.trainer.datamodule, "train_set", None)  # type: ignore[attr-defined]
+        if not hasattr(dataset, "path"):
+            raise ValueError(
+                f"The clips of {type(self.trainer.datamodule).__name__} are no files, "  # type: ignore[attr-defined]
+                "so their channels cannot be read from a cache. Leave --model.processors.cache out."
+            )
+        return dataset
+
+    def clip_path(self, index: int) -> str:
+        """File of a training clip."""
+        return str(self.training_set().path(index))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        gradient_norm = clip_finite_gradients(
+            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
+        )
+        self.log("train/gradient_norm", gradient_norm)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Plain values, so that the encoder can be rebuilt from the file alone.
+        checkpoint["architecture"] = {
+            "encoder": self.encoder.architecture(),
+            "frontend": self.frontend.architecture(),
+        }

@@ -1,0 +1,327 @@
+"""The method in training; views, losses, heads and metrics have their own tests."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from callbacks import RetrievalEvaluation, StepCheckpoints
+from data_modules import FolderDataModule, SoundscapesDataModule
+from sslam.frontends import LogMel
+from sslam.losses import Coincidence, NTXent, coincidence_loss, nt_xent_loss
+from sslam.methods import SeparationContrastive
+from sslam.networks import CNN14, TDCN
+from sslam.separation import Processors
+from sslam.separation.command import main as separate
+from sslam.transforms import (
+    ChannelAgainstChannel,
+    MixtureAgainstAny,
+    MixtureAgainstChannel,
+    MixtureAgainstMixture,
+    RandomSource,
+    SpecAugment,
+)
+
+SAMPLES = 8000
+CROP = 400 + 31 * 160  # 32 frames
+
+
+def random_source(seed: int = 0) -> RandomSource:
+    return RandomSource.seeded(torch.device("cpu"), seed)
+
+
+def write_separator(path: Path, seed: int, num_sources: int = 2) -> TDCN:
+    torch.manual_seed(seed)
+    separator = TDCN(num_sources=num_sources, num_basis=12, width=8, hidden_width=10, num_blocks=2)
+    state = {f"separator.{name}": value for name, value in separator.state_dict().items()}
+    architecture = {"separator": separator.architecture()}
+    torch.save({"architecture": architecture, "global_step": seed, "state_dict": state}, path)
+    return separator.eval()
+
+
+@pytest.fixture
+def separators(tmp_path: Path) -> Path:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    for seed, name in enumerate(("step=00000000", "step=00000500", "end")):
+        write_separator(folder / f"{name}.ckpt", seed)
+    return folder
+
+
+def make_method(separators: Path | None = None, cache: Path | None = None, **changes: Any) -> SeparationContrastive:
+    files = ["step=00000000.ckpt", "end.ckpt"]
+    processors = Processors(files, str(separators), None if cache is None else str(cache)) if separators else None
+    torch.manual_seed(0)
+    arguments: dict[str, Any] = {
+        "encoder": CNN14(width=16, channels=[4, 8, 8]),
+        "frontend": LogMel(num_frames=32),
+        "comparison": MixtureAgainstChannel() if separators else MixtureAgainstMixture(),
+        "processors": processors,
+        "similarity": NTXent(),
+        "coincidence": Coincidence(),
+        "spec_augment": SpecAugment(time_warp=4),
+        "projection_hidden": 8,
+        "projection_width": 8,
+        "coincidence_hidden": 8,
+    }
+    return SeparationContrastive(**(arguments | changes))
+
+
+def clips(number: int = 4, seed: int = 0) -> Tensor:
+    return 0.1 * torch.randn(number, SAMPLES, generator=torch.Generator().manual_seed(seed))
+
+
+# ---- views ----------------------------------------------------------------------------------------------------------
+
+
+def test_views__are_what_a_loop_over_clips_makes(separators: Path) -> None:
+    waveform_BT, num_samples_B = clips(6), torch.tensor([8000, 8000, 7000, 8000, 6000, 7000])
+    waveform_BT[torch.arange(SAMPLES) >= num_samples_B.unsqueeze(1)] = 0
+    method = make_method(separators, comparison=MixtureAgainstAny())
+    snippets_BVC = method.views(waveform_BT, num_samples_B, None, random_source())
+    draws = method.draw_views(num_samples_B, random_source())
+    networks = [write_separator(separators / "unused.ckpt", seed) for seed in (0, 2)]
+    for clip, (processor, sources, starts) in enumerate(zip(*draws, strict=True)):
+        # Each clip alone and at its true length, which the norm over time is sensitive to.
+        waveform_T = waveform_BT[clip, : num_samples_B[clip]]
+        with torch.no_grad():
+            channels_NT = networks[processor](waveform_T[None])[0]
+        every_ST = torch.cat([waveform_T[None], channels_NT])
+        for view, (source, start) in enumerate(zip(sources, starts, strict=True)):
+            expected_C = every_ST[source, start : start + CROP]
+            torch.testing.assert_close(snippets_BVC[clip, view], expected_C, rtol=1e-4, atol=1e-6)
+
+
+def test_views__of_the_mixture_alone_need_no_separator() -> None:
+    method = make_method()
+    waveform_BT = clips()
+    snippets_BVC = method.views(waveform_BT, torch.full((4,), SAMPLES), None, random_source())
+    draws = method.draw_views(torch.full((4,), SAMPLES), random_source())
+    start = int(draws.start_BV[2, 1])
+    assert torch.equal(snippets_BVC[2, 1], waveform_BT[2, start : start + CROP])
+
+
+def test_processors__are_not_part_of_the_method(separators: Path) -> None:
+    method = make_method(separators)
+    without = make_method()
+    assert method.state_dict().keys() == without.state_dict().keys()
+    assert method.processors is not None
+    assert not any(parameter.requires_grad for one in method.processors.separators for parameter in one.parameters())
+    # Where nothing is separated, separators are not used although they are given.
+    assert make_method(separators, comparison=MixtureAgainstMixture()).processors is None
+
+
+# ---- losses ---------------------------------------------------------------------------------------------------------
+
+
+def test_losses__are_those_of_each_tasks_own_pair() -> None:
+    method = make_method(spec_augment=None)
+    waveform_BT, num_samples_B = clips(), torch.full((4,), SAMPLES)
+    terms = method.losses(waveform_BT, num_samples_B, None, random_source())
+    snippets_BVC = method.views(waveform_BT, num_samples_B, None, random_source())
+    embeddings = [method.encoder(method.frontend(snippets_BVC[:, view]))[:, 0] for view in range(4)]
+    assert method.similarity_head is not None
+    assert method.coincidence_head is not None
+    similarity = nt_xent_loss(method.similarity_head(embeddings[0]), method.similarity_head(embeddings[1]), 0.3)
+    coincidence = coincidence_loss(method.coincidence_head(embeddings[2], embeddings[3]))
+    torch.testing.assert_close(terms["similarity"], similarity)
+    torch.testing.assert_close(terms["coincidence"], coincidence)
+
+
+@pytest.mark.parametrize("task", ["similarity", "coincidence"])
+def test_losses__of_one_task(task: str) -> None:
+    other = {"similarity": "coincidence", "coincidence": "similarity"}[task]
+    method = make_method(**{other: None})
+    terms = method.losses(clips(), torch.full((4,), SAMPLES), None, random_source())
+    assert set(terms) == {task}
+    assert method.num_pairs == 1
+    assert not any(name.startswith(other) for name, _ in method.named_parameters())
+
+
+def test_losses__spec_augment_is_drawn_for_every_snippet() -> None:
+    method = make_method()
+    silence = torch.zeros(2, 4, CROP)
+    silence[:] = clips(1)[0, :CROP]  # the same eight times
+    embedding_BVD = method.embed_snippets(silence, random_source()).flatten(0, 1)
+    assert len(embedding_BVD.unique(dim=0)) == 8
+    torch.testing.assert_close(method.embed_snippets(silence, random_source()).flatten(0, 1), embedding_BVD)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"similarity": None, "coincidence": None}, "There is no task: similarity and coincidence are both null"),
+        ({"comparison": ChannelAgainstChannel()}, "ChannelAgainstChannel needs separated channels.*--model.processors"),
+        ({"learning_rate": 0.0}, r"learning_rate must be greater than 0, got 0\.0"),
+        ({"frontend": LogMel(num_mel_bins=32)}, "num_mel_bins must be the encoder's 64, got 32"),
+    ],
+)
+def test_separation_contrastive__refuses_what_does_not_fit(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_method(**changes)
+
+
+def test_processors__refuse_what_does_not_fit(separators: Path) -> None:
+    write_separator(separators / "three.ckpt", 0, num_sources=3)
+    with pytest.raises(ValueError, match="same number of channels, got 2, 3. Take checkpoints of one run"):
+        Processors(["end.ckpt", "three.ckpt"], str(separators))
+    with pytest.raises(ValueError, match="files is empty"):
+        Processors([])
+    with pytest.raises(ValueError, match="no_such"):
+        Processors(["no_such.ckpt"], str(separators))
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+
+def scenes(**changes: Any) -> SoundscapesDataModule:
+    arguments: dict[str, Any] = {"batch_size": 8, "num_workers": 0, "clip_seconds": 1.0, "num_train_scenes": 32}
+    arguments |= {"num_val_scenes": 17, "events_per_scene": (1, 2), "polyphony": (1, 2), "event_seconds": (0.3, 0.8)}
+    return SoundscapesDataModule(**(arguments | changes))
+
+
+def make_trainer(tmp_path: Path, **changes: Any) -> pl.Trainer:
+    arguments: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": tmp_path,
+        "max_epochs": -1,
+    }
+    return pl.Trainer(**(arguments | changes))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_training__lowers_the_loss_and_evaluates_retrieval(separators: Path, tmp_path: Path, precision: Any) -> None:
+    method = make_method(separators, learning_rate=3e-3)
+    trainer = make_trainer(
+        tmp_path, max_steps=40, precision=precision, callbacks=[RetrievalEvaluation()], check_val_every_n_epoch=5
+    )
+    data = scenes(fresh_each_epoch=False)
+    before = make_trainer(tmp_path).validate(method, data, verbose=False)[0]["val/loss"]
+    trainer.fit(method, data)
+    assert trainer.callback_metrics["val/loss"] < before
+    assert 0 < trainer.callback_metrics["val/qbe_map"] < 1
+    assert all(parameter.isfinite().all() for parameter in method.parameters())
+
+
+def test_training__goes_on_exactly(separators: Path, tmp_path: Path) -> None:
+    straight = make_method(separators)
+    make_trainer(tmp_path, max_steps=4).fit(straight, scenes())
+    make_trainer(tmp_path, max_steps=2, callbacks=[StepCheckpoints([1])]).fit(make_method(separators), scenes())
+    half = tmp_path / "checkpoints" / "kept" / "step=00000001.ckpt"
+    resumed = make_method(separators)
+    make_trainer(tmp_path, max_steps=4).fit(resumed, scenes(), ckpt_path=half, weights_only=True)
+    for name, value in straight.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_retrieval_evaluation__needs_labels(tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips")
+    data = FolderDataModule(str(tmp_path / "clips"), batch_size=2, num_workers=0, clip_seconds=1.0)
+    with pytest.raises(ValueError, match="FolderDataModule has no classes. Take labelled data"):
+        make_trainer(tmp_path, max_steps=1, callbacks=[RetrievalEvaluation()]).fit(make_method(), data)
+
+
+# ---- cache ----------------------------------------------------------------------------------------------------------
+
+
+def write_clips(folder: Path, seconds: tuple[float, ...] = (1.0, 1.0, 0.7, 1.0, 0.7, 1.0), rate: int = 16000) -> None:
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number, length in enumerate(seconds):
+        samples = 0.1 * rng.standard_normal(round(length * rate))
+        soundfile.write(folder / f"{number}.wav", samples, rate, subtype="PCM_16")
+
+
+def make_cache(clips_folder: Path, separators: Path, cache: Path) -> None:
+    for name in ("step=00000000", "end"):
+        arguments = [str(clips_folder), "--checkpoint", str(separators / f"{name}.ckpt"), "--cache", str(cache)]
+        assert separate(arguments) == 0
+
+
+class Recorder(pl.Callback):
+    """Keeps the snippets that the encoder was given."""
+
+    def __init__(self, method: SeparationContrastive) -> None:
+        self.snippets: list[Tensor] = []
+        embed = method.embed_snippets
+
+        def recorded(snippets_BVC: Tensor, random: RandomSource) -> Tensor:
+            self.snippets.append(snippets_BVC)
+            return embed(snippets_BVC, random)
+
+        method.embed_snippets = recorded  # type: ignore[method-assign]
+
+
+def test_cache__gives_the_views_of_the_way_on_the_fly(separators: Path, tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips", rate=22_050)
+    make_cache(tmp_path / "clips", separators, tmp_path / "cache")
+    recorders = []
+    for cache in (None, tmp_path / "cache"):
+        method = make_method(separators, cache)
+        recorders.append(Recorder(method))
+        data = FolderDataModule(str(tmp_path / "clips"), batch_size=3, num_workers=0, clip_seconds=1.0)
+        make_trainer(tmp_path, max_steps=4, callbacks=[recorders[-1]]).fit(method, data)
+    fly, cached = (torch.stack(recorder.snippets) for recorder in recorders)
+    assert fly.shape == (4, 3, 4, CROP)
+    assert fly.abs().amax(-1).min() > 0
+    torch.testing.assert_close(cached, fly, rtol=1e-4, atol=1e-6)
+
+
+def fit_cached(tmp_path: Path, separators: Path, **data: Any) -> None:
+    arguments: dict[str, Any] = {"batch_size": 2, "num_workers": 0, "clip_seconds": 1.0}
+    folder = FolderDataModule(str(tmp_path / "clips"), **(arguments | data))
+    make_trainer(tmp_path, max_steps=2).fit(make_method(separators, tmp_path / "cache"), folder)
+
+
+def test_cache__that_is_stale_is_refused(separators: Path, tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips")
+    with pytest.raises(ValueError, match="There is no cache of separated channels in .*sslam separate FOLDER"):
+        make_method(separators, tmp_path / "cache")
+    make_cache(tmp_path / "clips", separators, tmp_path / "cache")
+    fit_cached(tmp_path, separators)
+    with pytest.raises(ValueError, match=r"raise --data.clip_seconds to 1 at least"):
+        fit_cached(tmp_path, separators, clip_seconds=0.8)
+    # Another clip list.
+    write_clips(tmp_path / "more")
+    for path in (tmp_path / "more").iterdir():
+        path.rename(tmp_path / "clips" / f"more-{path.name}")
+    with pytest.raises(ValueError, match=r"6 of 12 clips are not in the cache"):
+        fit_cached(tmp_path, separators)
+    make_cache(tmp_path / "clips", separators, tmp_path / "cache")  # goes on with the new ones
+    fit_cached(tmp_path, separators)
+    # A clip that has changed.
+    for path in (tmp_path / "clips").iterdir():
+        soundfile.write(path, 0.1 * np.ones(16000), 16000)
+    with pytest.raises(ValueError, match=r"\d\.wav has changed since "):
+        fit_cached(tmp_path, separators)
+    # Another separator under the same name.
+    write_separator(separators / "end.ckpt", seed=7)
+    with pytest.raises(ValueError, match="were made by another checkpoint"):
+        fit_cached(tmp_path, separators)
+
+
+def test_cache__needs_files(separators: Path, tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips")
+    make_cache(tmp_path / "clips", separators, tmp_path / "cache")
+    with pytest.raises(ValueError, match="The clips of SoundscapesDataModule are no files"):
+        make_trainer(tmp_path, max_steps=1).fit(make_method(separators, tmp_path / "cache"), scenes())
+
+
+def test_embed__is_of_the_whole_clip(tmp_path: Path) -> None:
+    method = make_method().eval()
+    waveform_BT = clips(2)
+    embedding_BD = method.embed(waveform_BT, torch.tensor([SAMPLES, SAMPLES]))
+    frontend = LogMel(num_frames=math.ceil(SAMPLES / 160))
+    expected_BD = method.encoder(frontend(waveform_BT))[:, 0]
+    torch.testing.assert_close(embedding_BD, expected_BD)

@@ -1,0 +1,71 @@
+"""Heads: the coincidence head against the network on concatenated pairs, whole and in chunks."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sslam.networks import CoincidenceHead, ProjectionHead, heads
+
+
+def shapes(module: torch.nn.Module) -> list[tuple[int, ...]]:
+    return [tuple(parameter.shape) for parameter in module.parameters()]
+
+
+def test_heads__have_the_published_layers() -> None:
+    assert shapes(ProjectionHead(128)) == [(256, 128), (256,), (128, 256), (128,)]
+    assert shapes(CoincidenceHead(128)) == [(512, 256), (512,), (512, 512), (512,), (1, 512), (1,)]
+
+
+def test_projection_head__is_linear_relu_linear() -> None:
+    head, embeddings = ProjectionHead(6, hidden=5, out=3), torch.randn(4, 6)
+    first, second = head[0], head[2]
+    expected = (embeddings @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    torch.testing.assert_close(head(embeddings), expected)
+
+
+def concatenated(head: CoincidenceHead, first: Tensor, second: Tensor) -> Tensor:
+    """The head on every pair ``[first, second]``, one by one."""
+    rows = [torch.stack([head.pair(head.input(torch.cat([one, other])))[0] for other in second]) for one in first]
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("pairs_at_once", [heads.PAIRS_AT_ONCE, 13, 1], ids=["whole", "two rows", "one row"])
+def test_coincidence_head__is_the_network_on_concatenated_pairs(
+    pairs_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "PAIRS_AT_ONCE", pairs_at_once)
+    head = CoincidenceHead(8, hidden=16)
+    first, second = torch.randn(5, 8, requires_grad=True), torch.randn(6, 8, requires_grad=True)
+    weights = torch.randn(5, 6)  # so that transposed logits have other gradients
+    inputs = [first, second, *head.parameters()]
+    logits, expected = head(first, second), concatenated(head, first, second)
+    torch.testing.assert_close(logits, expected)
+    gradients = torch.autograd.grad((logits * weights).sum(), inputs)
+    expected_gradients = torch.autograd.grad((expected * weights).sum(), inputs)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_coincidence_head__chunks_change_nothing_under_autocast(
+    gradients: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, (first, second) = CoincidenceHead(8, hidden=16), torch.randn(2, 6, 8)
+    with torch.autocast("cpu", torch.bfloat16), torch.set_grad_enabled(gradients):
+        whole = head(first, second)
+        monkeypatch.setattr(heads, "PAIRS_AT_ONCE", 12)
+        chunks = head(first, second)
+    assert whole.dtype == chunks.dtype == torch.bfloat16
+    torch.testing.assert_close(chunks, whole)
+
+
+def test_coincidence_head__knows_first_from_second() -> None:
+    head, (first, second) = CoincidenceHead(8, hidden=16), torch.randn(2, 6, 8)
+    assert not torch.allclose(head(first, second), head(second, first).T)
+
+
+def test_coincidence_head__other_widths_are_refused() -> None:
+    head = CoincidenceHead(8, hidden=16)
+    with pytest.raises(ValueError, match=r"must have shape \(clips, 8\), got \(3, 4\). Give the head the width of"):
+        head(torch.zeros(2, 8), torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"must have shape \(clips, 8\), got \(8,\)"):
+        head(torch.zeros(8), torch.zeros(3, 8))
