@@ -26,6 +26,8 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--data.fold", "2"], "--data.fold cannot be given for every run, because evaluate sets it"),
         (["--random", "--model.init_args.weights=teacher"], "--model.weights cannot be given for every run"),
         (["--model.label", "x"], "--model.label cannot be given for every run"),
+        (["--folds", "1", "7"], "--folds 7: experiments/evaluation/esc50_linear_probe.yaml has the folds 1, 2"),
+        (["--checkpoint", "=a.ckpt"], "--checkpoint =a.ckpt has an empty name"),
         # The second one would count as done before.
         (RECIPE, "esc50_linear_probe/a-fold1. Name every recipe once"),
         (["--checkpoint", "b c=a.ckpt", "--checkpoint", "b_c=a.ckpt"], "for b c and "),

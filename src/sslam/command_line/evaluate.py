@@ -1,4 +1,7 @@
-"""`sslam evaluate`: checkpoints x recipes x folds, each a run of `sslam fit` in its own process, and one report."""
+"""`sslam evaluate`: checkpoints x recipes x folds, each a run in its own process, and one report.
+
+A run is one of `sslam fit`, which tests what it has trained, or of `sslam test` where a recipe's method trains nothing.
+"""
 
 import argparse
 import re
@@ -7,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -14,7 +18,7 @@ from sslam.command_line.config_files import UsageError, composed_files, experime
 from sslam.command_line.error_messages import find_class
 from sslam.command_line.run_folder import new_run_id
 
-USERS_MISTAKE = 2  # exit code of `sslam fit`
+USERS_MISTAKE = 2  # exit code of `sslam fit` and `sslam test`
 LOG = "log.txt"
 
 
@@ -24,7 +28,7 @@ class Weights:
 
     Args:
         label: What the table calls it.
-        file: The checkpoint.
+        file: The checkpoint, or a YAML file with an encoder that needs none.
         random: Take the checkpoint's architecture with random weights.
     """
 
@@ -32,22 +36,28 @@ class Weights:
     file: str
     random: bool = False
 
+    @property
+    def is_baseline(self) -> bool:
+        return self.file.endswith((".yaml", ".yml"))
+
 
 @dataclass(frozen=True)
 class EvaluationRun:
-    """One run of `sslam fit`, which tests its final weights.
+    """One run, which ends with a test.
 
     Args:
         recipe: YAML file.
         weights: What is evaluated.
         fold: Held out, or None where the data has no folds.
         root: Folder of all runs of this evaluation.
+        subcommand: `fit`, or `test` where there is nothing to train.
     """
 
     recipe: str
     weights: Weights
     fold: int | None
     root: Path
+    subcommand: str = "fit"
 
     @property
     def experiment(self) -> str:
@@ -72,10 +82,12 @@ class EvaluationRun:
             "--experiment": self.experiment,
             "--trainer.default_root_dir": str(self.root),
             "--run_id": self.run_id,
-            "--ckpt_path": "last",  # goes on with an interrupted run, or starts it
-            "--model.initial_checkpoint": self.weights.file,
             "--model.label": self.weights.label,
         }
+        if self.subcommand == "fit":
+            options["--ckpt_path"] = "last"  # goes on with an interrupted run, or starts it
+        if not self.weights.is_baseline:
+            options["--model.initial_checkpoint"] = self.weights.file
         if self.weights.random:
             options["--model.weights"] = "random"
         if self.fold is not None:
@@ -85,29 +97,47 @@ class EvaluationRun:
     def command(self, more: Sequence[str]) -> list[str]:
         """The process's arguments; ``more`` are options that every run gets."""
         given = [word for option in self.options().items() for word in option]
-        return [sys.executable, "-m", "sslam", "fit", "--config", self.recipe, *given, *more]
+        configs = ["--config", self.recipe]
+        if self.weights.is_baseline:
+            configs += ["--config", self.weights.file]
+        return [sys.executable, "-m", "sslam", self.subcommand, *configs, *given, *more]
 
     def __str__(self) -> str:
         return f"{self.experiment}, {self.weights.label}" + ("" if self.fold is None else f", fold {self.fold}")
 
 
-def folds_of(recipe: str) -> Sequence[int | None]:
-    """The folds of a recipe's data, or a single None where it has none."""
+def class_in(recipe: str, key: str) -> Any:
+    """The class that a recipe names for ``model`` or ``data``.
+
+    Raises:
+        UsageError: If it names none.
+    """
     class_path = None
     for file in (*composed_files(recipe), recipe):
-        data = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get("data") or {}
-        class_path = data if isinstance(data, str) else data.get("class_path", class_path)
+        value = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get(key) or {}
+        class_path = value if isinstance(value, str) else value.get("class_path", class_path)
     if class_path is None:
-        raise UsageError(f"{recipe} names no data module. Give a recipe such as those of experiments/evaluation/.")
-    folds: Sequence[int | None] = getattr(find_class(class_path), "folds", (None,))
+        raise UsageError(f"{recipe} names no {key}. Give a recipe such as those of experiments/evaluation/.")
+    return find_class(class_path)
+
+
+def folds_of(recipe: str) -> Sequence[int | None]:
+    """The folds of a recipe's data, or a single None where it has none."""
+    folds: Sequence[int | None] = getattr(class_in(recipe, "data"), "folds", (None,))
     return folds
+
+
+def subcommand_of(recipe: str) -> str:
+    """`fit`, or `test` for a method that trains nothing."""
+    return "fit" if getattr(class_in(recipe, "model"), "needs_training", True) else "test"
 
 
 def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Own options, and the rest for every run."""
     parser = argparse.ArgumentParser(
         prog="sslam evaluate",
-        description="Evaluate checkpoints by recipes (linear probe, fine-tuning): all folds, then one table and page.",
+        description="Evaluate checkpoints by recipes (linear probe, fine-tuning, retrieval): all folds, then one table "
+        "and page.",
         epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Example: "
         "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --random "
         "--recipe experiments/evaluation/esc50_linear_probe.yaml --data.root data/esc50",
@@ -118,7 +148,8 @@ def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         action="append",
         required=True,
         metavar="[NAME=]FILE",
-        help="weights to evaluate, with the name the table gives them; once or more",
+        help="weights to evaluate, with the name the table gives them; once or more. A YAML file stands for an encoder "
+        "that needs none, such as experiments/evaluation/baselines/log_mel.yaml",
     )
     parser.add_argument(
         "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"
@@ -145,11 +176,17 @@ def weights_of(options: argparse.Namespace) -> list[Weights]:
         label, equals, file = given.partition("=")
         if not equals or Path(given).exists():
             label, file = Path(given).stem, given
+        if not label:
+            raise UsageError(f"--checkpoint {given} has an empty name. Pass --checkpoint NAME=FILE, or the file alone.")
+        file = locate(file)
         if not Path(file).is_file():
             raise UsageError(f"There is no checkpoint {file}. Pass --checkpoint NAME=FILE with the path of one.")
         rows.append(Weights(label, str(Path(file).absolute())))
     if options.random:
-        rows.insert(0, Weights("random weights", rows[0].file, random=True))
+        file = next((row.file for row in rows if not row.is_baseline), None)
+        if file is None:
+            raise UsageError("--random takes a checkpoint's architecture, and none is given. Pass --checkpoint FILE.")
+        rows.insert(0, Weights("random weights", file, random=True))
     labels = [row.label for row in rows]
     if twice := {label for label in labels if labels.count(label) > 1}:
         raise UsageError(
@@ -161,13 +198,14 @@ def weights_of(options: argparse.Namespace) -> list[Weights]:
 def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]:
     """Every recipe, all weights, all folds."""
     for recipe in map(locate, options.recipe):
-        folds = folds_of(recipe)
+        folds, subcommand = folds_of(recipe), subcommand_of(recipe)
         wanted = [fold for fold in folds if fold is None or options.folds is None or fold in options.folds]
-        if not wanted:
-            raise UsageError(f"{recipe} has the folds {list(folds)}, and none of them is in {options.folds}.")
+        unknown = [] if None in folds else [fold for fold in options.folds or [] if fold not in folds]
+        if unknown:
+            raise UsageError(f"--folds {unknown[0]}: {recipe} has the folds {', '.join(map(str, folds))}.")
         for weights in weights_of(options):
             for fold in wanted:
-                yield EvaluationRun(recipe, weights, fold, root)
+                yield EvaluationRun(recipe, weights, fold, root, subcommand)
 
 
 def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
@@ -212,7 +250,7 @@ def run(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int, str]:
         return code, ""
     text = log.read_bytes()[start:].decode("utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("sslam fit:")]
+    said = [line for line in lines if line.startswith(f"sslam {evaluation.subcommand}:")]
     return code, (said or lines or ["no output"])[-1]
 
 
