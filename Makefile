@@ -13,7 +13,8 @@ RUN_ID := $(RUN_ID)
 WORKERS ?= auto
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format clean eval-esc50 eval-audioset eval-speech-commands eval-polyphonic eval-all
+.PHONY: help setup quickstart test check format clean eval-esc50 eval-audioset eval-speech-commands eval-polyphonic eval-all \
+	eval-separation contrastive-table1 contrastive-table2 contrastive-table3 contrastive-table4 contrastive-table5
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-zA-Z0-9_-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +63,31 @@ eval-polyphonic: setup ## built-in scenes, SPASS, IDMT-DESED-FL, URBAN-SED, thos
 
 eval-all: setup ## everything above that is in data/: CKPT=...
 	$(call evaluate,$(call both,as2m as20k esc50 ks1 ks2 $(POLYPHONIC)))
+
+eval-separation: setup ## MSi, 1S and MoMi of a separator on the built-in scenes: CKPT=... (FUSS: MORE='--config experiments/data/fuss.yaml')
+	@[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/separate/RUN/checkpoints/last.ckpt" >&2; exit 2; }
+	$(SSLAM) test --config experiments/separate_soundscapes.yaml --model.separator null \
+		--model.initial_checkpoint '$(CKPT)' --experiment $@ --run_id $(RUN_ID) $(MORE)
+
+# The rows of a table of the separation-contrastive paper, one after the other. AudioSet is in data/audioset, or MORE says
+# where; PROCESSORS=runs/separate/RUN/checkpoints/kept has the separators. With RUN_ID=... interrupted rows go on.
+contrastive = @set -e; for row in experiments/contrastive/$(1)_*.yaml; do ( set -x; $(SSLAM) fit --config $$row --run_id $(RUN_ID) \
+	--ckpt_path last $(if $(filter-out table1,$(1)),--model.processors.folder '$(PROCESSORS)') $(MORE) ); done
+
+contrastive-table1: setup ## pre-train the rows of table 1: no separation
+	$(call contrastive,table1)
+
+contrastive-table2: setup ## of table 2: comparisons, similarity (PROCESSORS=runs/separate/RUN/checkpoints/kept)
+	$(call contrastive,table2)
+
+contrastive-table3: setup ## of table 3: comparisons, coincidence (PROCESSORS=...)
+	$(call contrastive,table3)
+
+contrastive-table4: setup ## of table 4: processors and their combinations, similarity and both tasks (PROCESSORS=...)
+	$(call contrastive,table4)
+
+contrastive-table5: setup ## of table 5: embeddings of 1024 (PROCESSORS=...)
+	$(call contrastive,table5)
 
 test: setup ## set up and run all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)

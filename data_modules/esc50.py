@@ -60,7 +60,8 @@ class ESC50DataModule(LabelledDataModule):
 
     Args:
         root: Folder of the data set, with `meta/esc50.csv` and `audio/`.
-        fold: The fold, 1 to 5, that is held out.
+        fold: The fold, 1 to 5, that is held out. None holds nothing out: training, validation and test have all clips, as
+            is right for learning without labels and retrieval only.
         esc10: Use the ten-class subset ESC-10 only.
         clip_seconds: Length of every clip, 0.025 to 120; the recordings last 5 s.
         **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
@@ -72,14 +73,14 @@ class ESC50DataModule(LabelledDataModule):
     def __init__(
         self,
         root: str = "data/esc50",
-        fold: int = 1,
+        fold: int | None = 1,
         esc10: bool = False,
         clip_seconds: float = 5.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(clip_seconds=clip_seconds, **kwargs)
-        if fold not in self.folds:
-            raise ValueError(f"fold must be one of {self.folds}, got {fold}.")
+        if fold is not None and fold not in self.folds:
+            raise ValueError(f"fold must be one of {self.folds}, or null to hold nothing out, got {fold}.")
         self.root = root
         self.fold = fold
         self.esc10 = esc10
@@ -88,7 +89,7 @@ class ESC50DataModule(LabelledDataModule):
 
     @property
     def title(self) -> str:
-        return f"{'ESC-10' if self.esc10 else 'ESC-50'} fold {self.fold}"
+        return ("ESC-10" if self.esc10 else "ESC-50") + ("" if self.fold is None else f" fold {self.fold}")
 
     def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
         root = require_folder(self.root, "ESC-50 folder")
@@ -101,5 +102,5 @@ class ESC50DataModule(LabelledDataModule):
             metadata, paths, is_found, label_matrix([[columns[row.target]] for row in rows], len(columns))
         )
         training = [row.fold != self.fold for row in rows]
-        held_out = [row.fold == self.fold for row in rows]
+        held_out = [self.fold in (None, row.fold) for row in rows]
         return {split: table.select(training if split == "training" else held_out) for split in splits}

@@ -130,7 +130,8 @@ class SSLAMCommandLine(LightningCLI):
         if config.ckpt_path is not None:
             # The file of the run's beginning may be gone. What takes its architecture from it finds the same one here.
             if "initial_checkpoint" in model_arguments:
-                needs_architecture = "encoder" in model_arguments and model_arguments["encoder"] is None
+                networks = {"encoder", "separator"} & model_arguments.keys()
+                needs_architecture = any(model_arguments[network] is None for network in networks)
                 model_arguments["initial_checkpoint"] = config.ckpt_path if needs_architecture else None
                 if needs_architecture and "weights" in model_arguments:
                     # Those of the checkpoint replace them, and it holds no teacher.

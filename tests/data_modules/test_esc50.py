@@ -69,6 +69,15 @@ def test_esc50__esc10_keeps_its_classes_only(esc50: Path) -> None:
     assert torch.equal(batch["labels"], torch.eye(10)[:3])
 
 
+def test_esc50__nothing_may_be_held_out(esc50: Path) -> None:
+    data = ESC50DataModule(str(esc50), fold=None, num_workers=0)
+    data.setup("fit")
+    data.setup("test")
+    assert data.title == "ESC-50"
+    assert {listing.found for listing in data.listings.values()} == {20}
+    assert set(data.listings) == {"training", "validation", "test"}
+
+
 def test_esc50__missing_metadata_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"ESC-50 metadata not found: there is no file '.*meta/esc50.csv'. Pass --data.root"
@@ -110,7 +119,7 @@ def test_esc50__wrong_metadata_is_a_clear_error(esc50: Path, text: str, message:
 
 
 def test_esc50__a_fold_out_of_range_is_a_clear_error() -> None:
-    with pytest.raises(ValueError, match=r"fold must be one of \(1, 2, 3, 4, 5\), got 6"):
+    with pytest.raises(ValueError, match=r"fold must be one of \(1, 2, 3, 4, 5\), or null to hold nothing out, got 6"):
         ESC50DataModule(fold=6)
 
 

@@ -43,7 +43,7 @@ def test_contrastive__every_row_runs_for_two_steps(
 
 
 def test_contrastive__takes_some_hundred_recordings(separators: Path, data_arguments: dict[str, list[str]]) -> None:
-    files = ["contrastive.yaml", "overrides/small_contrastive.yaml", "data/esc50.yaml"]
+    files = ["contrastive.yaml", "data/esc50.yaml", "overrides/small_contrastive.yaml"]
     arguments = [argument for name in files for argument in ("--config", f"experiments/{name}")]
     more = [*data_arguments["data/esc50.yaml"], "--model.processors.folder", str(separators)]
     every_step = ["--trainer.val_check_interval", "2"]

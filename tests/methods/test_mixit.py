@@ -151,6 +151,11 @@ def test_mixit__refuses_values_out_of_range(changes: dict[str, Any], message: st
         MixIT(small_separator(), **changes)
 
 
+def test_mixit__needs_a_separator() -> None:
+    with pytest.raises(ValueError, match=r"There is no separator. Give --model.separator sslam.networks.TDCN, or"):
+        MixIT(None)
+
+
 def test_mixit__refuses_a_separator_of_another_rate() -> None:
     with pytest.raises(ValueError, match=r"must be the data's 16000 Hz, got 22050.*sslam separate"):
         MixIT(small_separator(sample_rate=22_050))
@@ -205,6 +210,11 @@ def test_initial_checkpoint__of_a_run(tmp_path: Path) -> None:
     untrained = torch.load(kept / "step=00000000.ckpt", weights_only=True)["state_dict"]
     for name, value in small_separator().state_dict().items():
         assert torch.equal(value, untrained[f"separator.{name}"]), name
+    taken = MixIT(None, initial_checkpoint=str(kept / "end.ckpt"))
+    assert taken.separator.architecture() == first.separator.architecture()
+    assert taken.separator.training
+    for name, value in first.separator.state_dict().items():
+        assert torch.equal(value, taken.separator.state_dict()[name]), name
     other = MixIT(small_separator(num_sources=2), initial_checkpoint=str(kept / "step=00000001.ckpt"))
     with pytest.raises(ValueError, match=r"does not fit this model: num_sources is 3 in the file and 2 here"):
         make_trainer().test(other, loader(make_clips(4), 2), verbose=False)

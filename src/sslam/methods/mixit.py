@@ -27,7 +27,7 @@ class MixIT(pl.LightningModule):
     counts, so neither the sources nor their number need to be known.
 
     Args:
-        separator: Learns to separate; it takes the data's 16 kHz.
+        separator: Learns to separate; it takes the data's 16 kHz. None takes the network of ``initial_checkpoint``.
         mixtures_per_sum: Clips M that are added up. The batch size must be a multiple of it. Published: 2.
         max_snr: In dB; an estimate this close to its mixture has little more to gain.
         learning_rate: Of Adam.
@@ -41,7 +41,7 @@ class MixIT(pl.LightningModule):
 
     def __init__(
         self,
-        separator: Separator,
+        separator: Separator | None,
         mixtures_per_sum: int = 2,
         max_snr: float = 30.0,
         learning_rate: float = 1e-4,
@@ -55,6 +55,13 @@ class MixIT(pl.LightningModule):
             raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
         if halving_steps < 1:
             raise ValueError(f"halving_steps must be at least 1, got {halving_steps}.")
+        if separator is None and initial_checkpoint is None:
+            raise ValueError(
+                "There is no separator. Give --model.separator sslam.networks.TDCN, or --model.initial_checkpoint FILE "
+                "to take the network of a checkpoint."
+            )
+        if separator is None:
+            separator = load_separator(str(initial_checkpoint)).train()
         if separator.sample_rate != SAMPLE_RATE:
             raise ValueError(
                 f"The separator's sample_rate must be the data's {SAMPLE_RATE} Hz, got {separator.sample_rate}. A "

@@ -113,6 +113,12 @@ class SeparationContrastive(pl.LightningModule):
         self, waveform_BT: Tensor, num_samples_B: Tensor, paths: Sequence[str] | None, random: RandomSource
     ) -> Tensor:
         """Snippets (B, V, C): the two views of a clip for the first task, then those for the second."""
+        if self.frontend.crop_samples >= waveform_BT.shape[1]:
+            raise ValueError(
+                f"Snippets of {self.frontend.num_frames} frames have {self.frontend.crop_samples} samples and clips "
+                f"{waveform_BT.shape[1]}; snippets must be shorter. Pass --model.frontend.num_frames 96 (as published), "
+                "or longer clips with --data.clip_seconds."
+            )
         lengths_B = num_samples_B.cpu()  # the device is waited for; separators need the lengths
         draws = self.draw_views(lengths_B, random)
         sources_BST = waveform_BT.unsqueeze(1)
