@@ -54,6 +54,13 @@ class LossCurves(pl.Callback):
         if step % every == 0 and step > (self.steps[-1] if self.steps else 0):
             self.add(step, {key: float(value) for key, value in trainer.callback_metrics.items() if key in self.values})
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # It follows its step's batch, whose point is there already.
+        if self.steps and not trainer.sanity_checking:
+            for key, series in self.values.items():
+                if key.startswith("val/") and key in trainer.callback_metrics:
+                    series[-1] = float(trainer.callback_metrics[key])
+
     def add(self, step: int, values: dict[str, float]) -> None:
         """Append a point; nan where a value is not logged (a stage without source retention)."""
         self.steps.append(step)

@@ -130,7 +130,7 @@ class SSLAMCommandLine(LightningCLI):
         if config.ckpt_path is not None:
             # The file of the run's beginning may be gone. What takes its architecture from it finds the same one here.
             if "initial_checkpoint" in model_arguments:
-                networks = {"encoder", "separator"} & model_arguments.keys()
+                networks = {"encoder", "separator"} & set(model_arguments.keys())
                 needs_architecture = any(model_arguments[network] is None for network in networks)
                 model_arguments["initial_checkpoint"] = config.ckpt_path if needs_architecture else None
                 if needs_architecture and "weights" in model_arguments:

@@ -91,6 +91,16 @@ def test_loss_curves__panels_of_another_method() -> None:
     assert list(panel.lines[-1].get_ydata()) == [1.0] * 50 + [2.0]
 
 
+def test_loss_curves__a_validation_belongs_to_its_step(tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path) -> None:
+    curves = LossCurves({"Loss": {"train/loss": "training", "val/loss": "validation"}})
+    module = tiny_sslam()
+    module.val_dataloader = lambda: clips
+    fit(module, clips, [curves], val_check_interval=4, check_val_every_n_epoch=None, num_sanity_val_steps=0)
+    values = curves.values["val/loss"]
+    assert [math.isnan(value) for value in values] == [True] * 3 + [False] * 5
+    assert values[3] == values[6] != values[7]
+
+
 def test_loss_curves__panels_can_be_added_to_a_run() -> None:
     old = LossCurves({"Loss": {"train/loss": ""}})
     old.add(1, {"train/loss": 3.0})

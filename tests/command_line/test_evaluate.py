@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import torch
 
 from sslam.__main__ import main
 from sslam.command_line import evaluate
-from sslam.command_line.evaluate import Weights, all_runs, folds_of, parse, weights_of
+from sslam.command_line.evaluate import Weights, all_runs, folds_of, parse, subcommand_of, weights_of
 
 ESC50 = "experiments/evaluation/esc50_linear_probe.yaml"
 CLASSES = ("dog", "rooster", "pig")
 SOUNDSCAPES = "experiments/evaluation/soundscapes_fine_tune.yaml"
+RETRIEVAL = "experiments/evaluation/esc50_query_by_example.yaml"
+LOG_MEL = "experiments/evaluation/baselines/log_mel.yaml"
 
 
 @pytest.fixture
@@ -52,6 +55,13 @@ def small(esc50: Path) -> list[str]:
     ]
 
 
+def run_here(command: list[str], stdout: Any, **_: Any) -> Any:
+    """As a process would, but faster."""
+    with contextlib.redirect_stderr(stdout), contextlib.redirect_stdout(stdout):
+        code = main(command[3:])
+    return subprocess.CompletedProcess(command, code)
+
+
 def options(*args: str) -> Any:
     return parse([*args, "--recipe", ESC50])[0]
 
@@ -61,6 +71,8 @@ def test_folds_of__come_from_the_data_module() -> None:
 
     assert folds_of(locate(ESC50)) == (1, 2, 3, 4, 5)
     assert folds_of(locate(SOUNDSCAPES)) == (None,)
+    assert folds_of(locate(RETRIEVAL)) == (None,)  # it says itself that nothing is held out
+    assert [subcommand_of(locate(recipe)) for recipe in (ESC50, SOUNDSCAPES, RETRIEVAL)] == ["fit", "fit", "test"]
 
 
 def test_weights_of__names_and_random_weights(tmp_path: Path) -> None:
@@ -86,13 +98,34 @@ def test_all_runs__recipes_x_weights_x_folds(tmp_path: Path) -> None:
     assert command[command.index("--model.weights") + 1] == "random"
     assert command[-2:] == ["--data.root", "x"]
     assert "--model.weights" not in runs[5].command([])
-    given.folds = [2, 9]
+    given.folds = [2]
     assert [run.fold for run in all_runs(given, tmp_path)] == [2, 2, None, None]
+
+
+def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").touch()
+    rows = ["--checkpoint", f"log-mel={LOG_MEL}", "--checkpoint", str(tmp_path / "a.ckpt"), "--random"]
+    runs = list(all_runs(parse([*rows, "--recipe", RETRIEVAL, "--recipe", ESC50, "--folds", "2"])[0], tmp_path))
+    assert [run.weights.label for run in runs] == ["random weights", "log-mel", "a"] * 2
+    assert runs[0].weights.file == str(tmp_path / "a.ckpt")  # the architecture of a checkpoint, not of a baseline
+    test, fit = runs[1].command([]), runs[4].command([])
+    assert (test[3], fit[3]) == ("test", "fit")
+    for command in (test, fit):
+        assert command[command.index("--config") + 2 : command.index("--config") + 4] == [
+            "--config",
+            runs[1].weights.file,
+        ]
+        assert runs[1].weights.file.endswith(LOG_MEL)
+        assert "--model.initial_checkpoint" not in command
+    assert ("--ckpt_path" in test, "--ckpt_path" in fit) == (False, True)
+    assert ("--data.fold" in test, "--data.fold" in fit) == (False, True)
+    assert "--model.initial_checkpoint" in runs[2].command([])
 
 
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--checkpoint", LOG_MEL, "--random"], "--random takes a checkpoint's architecture, and none is given."),
         (["--checkpoint", "nowhere.ckpt"], "There is no checkpoint nowhere.ckpt. Pass --checkpoint NAME=FILE"),
         (["--checkpoint", "x=a.ckpt", "--checkpoint", "x=b.ckpt"], "Two checkpoints are called x."),
         (["--checkpoint", "a.ckpt", "--folds", "7"], "has the folds 1, 2, 3, 4, 5."),
@@ -111,14 +144,6 @@ def test_evaluate__mistakes(
 def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
     checkpoint: Path, esc50: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_here(command: list[str], stdout: Any, **_: Any) -> Any:
-        """As a process would, but faster."""
-        import subprocess
-
-        with contextlib.redirect_stderr(stdout), contextlib.redirect_stdout(stdout):
-            code = main(command[3:])
-        return subprocess.CompletedProcess(command, code)
-
     monkeypatch.setattr(evaluate.subprocess, "run", run_here)
     args = ["evaluate", "--checkpoint", f"SSLAM={checkpoint}", "--random", "--recipe", ESC50, "--run_id", "one"]
     assert main([*args, "--folds", "1", "2", *small(esc50)]) == 0
@@ -139,6 +164,44 @@ def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
     assert "esc50_linear_probe, SSLAM, fold 3: done" in said.out
     assert "urban_sed_linear_probe, SSLAM: not done, sslam fit:" in said.out
     assert "2 of 6 runs were not done" in said.err
+
+
+def test_evaluate__retrieval_and_shallow_classifier_of_a_checkpoint_and_of_log_mels(
+    checkpoint: Path, esc50: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate.subprocess, "run", run_here)
+    data = [
+        "--data.root",
+        str(esc50),
+        "--data.batch_size",
+        "2",
+        "--data.num_workers",
+        "0",
+        "--data.clip_seconds",
+        "1.28",
+    ]
+    rows = ["--checkpoint", f"SSLAM={checkpoint}", "--random", "--checkpoint", f"log-mel={LOG_MEL}"]
+    args = ["evaluate", *rows, "--run_id", "one", *data, "--trainer.accelerator", "cpu"]
+    assert main([*args, "--recipe", RETRIEVAL]) == 0
+    shallow = [
+        "--recipe",
+        "experiments/evaluation/esc50_shallow_classifier.yaml",
+        "--folds",
+        "1",
+        "--model.epochs",
+        "2",
+    ]
+    assert main([*args, *shallow]) == 0
+    said = capsys.readouterr().out
+    assert "[3/3] esc50_query_by_example, log-mel: done" in said
+    assert "[3/3] esc50_shallow_classifier, log-mel, fold 1: done" in said
+    record = json.loads(Path("runs/evaluation/one/esc50_query_by_example/log-mel/results-test.json").read_text())
+    assert record["data"]["title"] == "ESC-50"
+    assert record["data"]["num_clips"] == 15
+    table = Path("runs/evaluation/one/table.md").read_text()
+    assert "The same numbers by weights:" in table
+    (line,) = [line for line in table.splitlines() if line.startswith("| log-mel ")]
+    assert all(cell.strip() for cell in line.strip("|").split("|"))
 
 
 @pytest.mark.slow

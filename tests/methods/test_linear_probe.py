@@ -10,7 +10,8 @@ import torch
 from sslam.frontends import KaldiFbank
 from sslam.losses import ClassificationLoss, CrossEntropy, LabelNormalisedBCE
 from sslam.methods import LinearProbe
-from sslam.methods.linear_probe import FrozenClips, Probe, StackedProbes
+from sslam.methods.linear_probe import FrozenClips
+from sslam.methods.probes import Probe, StackedProbes
 from sslam.networks import AudioViT
 from sslam.transforms import Augmentation
 
@@ -168,7 +169,7 @@ def test_linear_probe__refuses_wrong_values(changes: dict[str, Any], message: st
 
 
 def test_linear_probe__needs_one_encoder() -> None:
-    with pytest.raises(ValueError, match=r"A classifier needs an encoder, and one only: give --model\.initial"):
+    with pytest.raises(ValueError, match=r"An evaluation needs an encoder, and one only: give --model\.initial"):
         LinearProbe(frontend=KaldiFbank(), loss=CrossEntropy(), num_classes=4)
 
 

@@ -109,7 +109,9 @@ def test_views__of_the_mixture_alone_need_no_separator() -> None:
 
 def test_views__snippets_must_be_shorter_than_clips() -> None:
     method = make_method(frontend=LogMel(num_frames=96))
-    with pytest.raises(ValueError, match=r"96 frames have 15600 samples and clips 8000.*--model.frontend.num_frames 96"):
+    with pytest.raises(
+        ValueError, match=r"96 frames have 15600 samples and clips 8000.*--model.frontend.num_frames 96"
+    ):
         method.views(clips(), torch.full((4,), SAMPLES), None, random_source())
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sslam.metrics import ClassificationMetrics, ClassificationResults
-from sslam.report.results import CheckpointFacts, EvaluationRecord, SplitCounts, write_record
+from sslam.report.results import CheckpointFacts, EvaluationRecord, SplitCounts, classification_arrays, write_record
 
 
 def made_up_results(
@@ -58,7 +58,9 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
     def write(name: str, skill: float = 2.0, seed: int = 0, results: Any = None, **changes: Any) -> Path:
         folder = tmp_path / "runs" / name
         results = results or [made_up_results(skill, seed)]
-        write_record(folder, made_up_record(results, **{"run_id": name, "seed": seed, **changes}), results)
+        write_record(
+            folder, made_up_record(results, **{"run_id": name, "seed": seed, **changes}), classification_arrays(results)
+        )
         return folder
 
     return write

@@ -106,30 +106,35 @@ class EvaluationRun:
         return f"{self.experiment}, {self.weights.label}" + ("" if self.fold is None else f", fold {self.fold}")
 
 
-def class_in(recipe: str, key: str) -> Any:
-    """The class that a recipe names for ``model`` or ``data``.
+def named_class(recipe: str, key: str) -> tuple[Any, dict[str, Any]]:
+    """The class that a recipe names for ``model`` or ``data``, and the arguments that it states.
 
     Raises:
         UsageError: If it names none.
     """
     class_path = None
+    arguments: dict[str, Any] = {}
     for file in (*composed_files(recipe), recipe):
         value = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get(key) or {}
-        class_path = value if isinstance(value, str) else value.get("class_path", class_path)
+        value = {"class_path": value} if isinstance(value, str) else value
+        class_path = value.get("class_path", class_path)
+        arguments |= value.get("init_args") or {}
     if class_path is None:
         raise UsageError(f"{recipe} names no {key}. Give a recipe such as those of experiments/evaluation/.")
-    return find_class(class_path)
+    return find_class(class_path), arguments
 
 
 def folds_of(recipe: str) -> Sequence[int | None]:
-    """The folds of a recipe's data, or a single None where it has none."""
-    folds: Sequence[int | None] = getattr(class_in(recipe, "data"), "folds", (None,))
+    """The folds of a recipe's data, or a single None where it has none or the recipe chooses."""
+    data, arguments = named_class(recipe, "data")
+    folds: Sequence[int | None] = (None,) if "fold" in arguments else getattr(data, "folds", (None,))
     return folds
 
 
 def subcommand_of(recipe: str) -> str:
     """`fit`, or `test` for a method that trains nothing."""
-    return "fit" if getattr(class_in(recipe, "model"), "needs_training", True) else "test"
+    model, _ = named_class(recipe, "model")
+    return "fit" if getattr(model, "needs_training", True) else "test"
 
 
 def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -197,12 +202,13 @@ def weights_of(options: argparse.Namespace) -> list[Weights]:
 
 def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]:
     """Every recipe, all weights, all folds."""
-    for recipe in map(locate, options.recipe):
+    for given in options.recipe:
+        recipe = locate(given)
         folds, subcommand = folds_of(recipe), subcommand_of(recipe)
         wanted = [fold for fold in folds if fold is None or options.folds is None or fold in options.folds]
         unknown = [] if None in folds else [fold for fold in options.folds or [] if fold not in folds]
         if unknown:
-            raise UsageError(f"--folds {unknown[0]}: {recipe} has the folds {', '.join(map(str, folds))}.")
+            raise UsageError(f"--folds {unknown[0]}: {given} has the folds {', '.join(map(str, folds))}.")
         for weights in weights_of(options):
             for fold in wanted:
                 yield EvaluationRun(recipe, weights, fold, root, subcommand)

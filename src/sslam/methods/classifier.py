@@ -1,124 +1,66 @@
-"""What linear probe and fine-tuning share: an encoder, pooling, a linear head, and how they are evaluated.
+"""What linear probe and fine-tuning share: a linear head on an encoder's pooled tokens, and how it is evaluated.
 
-Shape letters: B clips, T samples, L frames, F mel bins, P patches, D width, W pooled width, C classes.
+Shape letters: B clips, L frames, F mel bins, W pooled width, C classes.
 """
 
 import math
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
-from sslam.checkpoints import load_encoder
-from sslam.checkpoints.loading import file_sha256
-from sslam.frontends import Frontend
 from sslam.losses import ClassificationLoss
+from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import ClassificationMetrics, ClassificationResults
-from sslam.networks import AudioViT, Encoder
 from sslam.networks.audio_vit import LAYER_NORM_EPS
-from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
+from sslam.networks.pooling import pooled_width
+from sslam.report.results import EvaluationRecord, classification_arrays
 
 
-class Classifier(pl.LightningModule):
+class Classifier(EvaluatedEncoder):
     """A pre-trained encoder whose pooled tokens go through LayerNorm and a linear head.
 
     Args:
-        frontend: Waveform (B, T) to features, in float32 on the batch's device; with the length and the statistics of
-            the data at hand, which need not be those of pre-training.
         loss: Of logits and labels.
         num_classes: Of the data.
-        initial_checkpoint: Where the encoder comes from: a run of pre-training or fine-tuning, a file that ``sslam
-            convert`` wrote, or a published EAT or SSLAM file.
-        weights: Which encoder of that file: the student (as published) or the teacher; ``random`` takes its
-            architecture only, for the baseline that every pre-training must beat.
-        encoder: Instead of ``initial_checkpoint``, an encoder with random weights.
-        pooling: ``cls`` (as published), ``mean`` of the patches, or ``both``, one after the other.
-        label: Name of the weights in tables, such as ``stage 1``; by default ``weights`` and the file's name.
-        drop_path: Stochastic depth of the encoder's last block in training, rising linearly from the first one; an
-            ``encoder`` that is given keeps its own.
+        **kwargs: Of :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
 
     Raises:
-        ValueError: If the encoder is given twice or not at all, cannot be read, or does not fit the front end.
+        ValueError: If there are fewer than two classes, or see
+            :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
     """
 
-    def __init__(
-        self,
-        frontend: Frontend,
-        loss: ClassificationLoss,
-        num_classes: int,
-        initial_checkpoint: str | None = None,
-        weights: Literal["student", "teacher", "random"] = "student",
-        encoder: Encoder | None = None,
-        pooling: Pooling = "cls",
-        label: str | None = None,
-        drop_path: float = 0.0,
-    ) -> None:
-        super().__init__()
-        if (encoder is None) == (initial_checkpoint is None):
-            raise ValueError(
-                "A classifier needs an encoder, and one only: give --model.initial_checkpoint FILE (with "
-                "--model.weights random for its architecture alone) or --model.encoder FILE.yaml."
-            )
+    def __init__(self, loss: ClassificationLoss, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be at least 0 and less than 1, got {drop_path}.")
-        self.initial_checkpoint = initial_checkpoint
-        self.weights = weights
-        if initial_checkpoint is not None:
-            encoder = load_encoder(
-                initial_checkpoint, "teacher" if weights == "teacher" else "student", drop_path=drop_path
-            )
-            if weights == "random":
-                encoder = AudioViT(**encoder.architecture(), drop_path=drop_path)  # type: ignore[arg-type]
-        assert encoder is not None
-        if frontend.num_mel_bins != encoder.num_mel_bins:
-            raise ValueError(
-                f"The front end's num_mel_bins must be the encoder's {encoder.num_mel_bins}, "
-                f"got {frontend.num_mel_bins}."
-            )
-        self.frontend = frontend
-        self.encoder = encoder
         self.loss = loss
         self.num_classes = num_classes
-        self.pooling = pooling
-        self.provenance: dict[str, Any] = {
-            "label": label or self.default_label(),
-            "weights": weights if initial_checkpoint is not None else "random",
-            "path": initial_checkpoint,
-            "sha256": None if initial_checkpoint is None else file_sha256(Path(initial_checkpoint)),
-        }
-        """Where the encoder comes from; a run that goes on keeps what it began with."""
-        width = pooled_width(encoder.width, pooling)
+        width = pooled_width(self.encoder.width, self.pooling)
         self.fc_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.head = new_head(width, num_classes)
         self.learning_rate = 0.0
         """Highest learning rate of the head; a method sets it."""
         self._loaded_training: dict[str, Any] = {}
-        self.class_names: list[str] = []
         self.results: list[ClassificationResults] = []
         """Of the last evaluation on all clips of all processes; more than one where several heads were trained."""
         self._metrics: list[ClassificationMetrics] = []
-
-    def default_label(self) -> str:
-        """What tables call the weights if nothing else was given."""
-        if self.initial_checkpoint is None or self.weights == "random":
-            return "random weights"
-        return f"{self.weights} of {Path(self.initial_checkpoint).stem}"
 
     # ---- the classifier ---------------------------------------------------------------------------------------------
 
     def embed(self, features_BLF: Tensor) -> Tensor:
         """Pooled tokens (B, W) of normalised features."""
         # What follows is in the head's precision also under autocast.
-        return pool_tokens(self.encoder(features_BLF), self.pooling).to(self.fc_norm.weight.dtype)
+        return self.pooled(features_BLF).to(self.fc_norm.weight.dtype)
 
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Logits (B, C) of normalised features (B, L, F)."""
-        logits_BC: Tensor = self.head(self.fc_norm(self.embed(features_BLF)))
+        return self.classify(self.embed(features_BLF))
+
+    def classify(self, embedding_BW: Tensor) -> Tensor:
+        """Logits (B, C) of pooled tokens (B, W)."""
+        logits_BC: Tensor = self.head(self.fc_norm(embedding_BW))
         return logits_BC
 
     def all_logits(self, features_BLF: Tensor) -> list[Tensor]:
@@ -128,23 +70,14 @@ class Classifier(pl.LightningModule):
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        if stage == "predict":
-            return  # labels are not needed
-        data = getattr(self.trainer, "datamodule", None)
-        names = getattr(data, "class_names", None)
-        if not names:
+        super().setup(stage)
+        if stage != "predict" and len(self.class_names) != self.num_classes:
             raise ValueError(
-                f"{type(data).__name__} has no classes; a classifier needs labelled data, such as "
-                "data_modules.ESC50DataModule."
+                f"{type(self.trainer.datamodule).__name__} has {len(self.class_names)} classes and the model "  # type: ignore[attr-defined]
+                f"{self.num_classes}. Pass --model.num_classes {len(self.class_names)}."
             )
-        if len(names) != self.num_classes:
-            raise ValueError(
-                f"{type(data).__name__} has {len(names)} classes and the model {self.num_classes}. "
-                f"Pass --model.num_classes {len(names)}."
-            )
-        self.class_names = list(names)
 
-    def _start_evaluation(self) -> None:
+    def start_evaluation(self) -> None:
         single_label = getattr(self.trainer.datamodule, "single_label", False)  # type: ignore[attr-defined]
         self._metrics = [ClassificationMetrics(self.num_classes, single_label) for _ in range(self.num_heads)]
 
@@ -153,18 +86,6 @@ class Classifier(pl.LightningModule):
         """Heads that :meth:`all_logits` gives."""
         return 1
 
-    def on_validation_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def on_test_epoch_start(self) -> None:
-        self._start_evaluation()
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch)
-
     def evaluation_step(self, batch: dict[str, Any]) -> None:
         features_BLF = self.frontend(batch["waveform"], batch.get("num_samples"))
         for metrics, logits_BC in zip(self._metrics, self.all_logits(features_BLF), strict=True):
@@ -172,13 +93,7 @@ class Classifier(pl.LightningModule):
                 self.loss.log_probabilities(logits_BC), batch["labels"], batch["index"], batch.get("polyphony")
             )
 
-    def on_validation_epoch_end(self) -> None:
-        self._finish_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._finish_evaluation("test")
-
-    def _finish_evaluation(self, split: str) -> None:
+    def finish_evaluation(self, split: str) -> None:
         # Every process gathers the scores of all and computes the same numbers.
         self.results = [metrics.compute() for metrics in self._metrics]
         self._metrics = []
@@ -188,10 +103,16 @@ class Classifier(pl.LightningModule):
             # The mean over processes is of equal numbers.
             self.log(f"{split}/{name}", mean, prog_bar=name == "map", sync_dist=True)
 
+    def record(self, **origin: Any) -> EvaluationRecord:
+        return EvaluationRecord.of(self.results, self.class_names, **origin)
+
+    def score_arrays(self) -> dict[str, Any]:
+        return classification_arrays(self.results)
+
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Probabilities (B, C) and pooled tokens ``embedding`` (B, W) of whole clips, with the clips' ``index``."""
         embedding_BW = self.embed(self.frontend(batch["waveform"], batch.get("num_samples")))
-        probabilities_BC = self.loss.log_probabilities(self.head(self.fc_norm(embedding_BW))).exp()
+        probabilities_BC = self.loss.log_probabilities(self.classify(embedding_BW)).exp()
         return {"index": batch["index"], "probabilities": probabilities_BC, "embedding": embedding_BW.float()}
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -214,12 +135,7 @@ class Classifier(pl.LightningModule):
         """``epoch``, ``step``, ``seed`` and highest ``learning_rate`` of the training that the weights come from."""
         if self.trainer.ckpt_path and self.trainer.state.fn != TrainerFn.FITTING:
             return self._loaded_training
-        return {
-            "epoch": self.trainer.current_epoch,
-            "step": self.trainer.global_step,
-            "seed": torch.initial_seed(),
-            "learning_rate": self.learning_rate,
-        }
+        return super().training_facts() | {"learning_rate": self.learning_rate}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values, so that the classifier can be rebuilt from the file alone.

@@ -1,10 +1,11 @@
-"""Linear probe: a frozen encoder, and a linear classifier on what it says of a clip.
+"""Linear probe: a frozen encoder, and a linear or shallow classifier on what it says of a clip.
 
 Shape letters: N all training clips, B clips of a batch, R probes computed at once, L frames, F mel bins, W pooled
 width, C classes.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -15,72 +16,12 @@ from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 from tqdm.auto import tqdm
 
-from sslam.methods.classifier import Classifier, new_head
+from sslam.methods.classifier import Classifier
+from sslam.methods.probes import Normalisation, Probe, StackedProbes
 from sslam.metrics import ClassificationMetrics
-from sslam.networks.audio_vit import LAYER_NORM_EPS
+from sslam.networks.pooling import pooled_width
 from sslam.optim import PEAK, parameter_groups, warmup_cosine
 from sslam.transforms import Augmentation, RandomSource
-
-
-class Probe(nn.Module):
-    """LayerNorm and a linear layer: pooled tokens (B, W) to logits (B, C).
-
-    Args:
-        width: W.
-        num_classes: C.
-        seed: Of the initial weights.
-    """
-
-    def __init__(self, width: int, num_classes: int, seed: int) -> None:
-        super().__init__()
-        self.fc_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.head = new_head(width, num_classes, torch.Generator().manual_seed(seed))
-
-    def forward(self, embedding_BW: Tensor) -> Tensor:
-        logits_BC: Tensor = self.head(self.fc_norm(embedding_BW))
-        return logits_BC
-
-
-class StackedProbes(nn.Module):
-    """R probes that are computed at once, each from clips of its own: (R, B, W) to (R, B, C).
-
-    Args:
-        probes: Their initial weights.
-    """
-
-    def __init__(self, probes: Sequence[Probe]) -> None:
-        super().__init__()
-        self.gain_R1W, self.offset_R1W, self.weight_RCW, self.bias_R1C = (
-            nn.Parameter(torch.stack([tensor.detach().clone() for tensor in tensors]).unflatten(1, shape))
-            for tensors, shape in (
-                ([probe.fc_norm.weight for probe in probes], (1, -1)),
-                ([probe.fc_norm.bias for probe in probes], (1, -1)),
-                ([probe.head.weight for probe in probes], (-1,)),
-                ([probe.head.bias for probe in probes], (1, -1)),
-            )
-        )
-
-    def forward(self, embedding_RBW: Tensor) -> Tensor:
-        normed_RBW = normalise(embedding_RBW) * self.gain_R1W + self.offset_R1W
-        return torch.baddbmm(self.bias_R1C, normed_RBW, self.weight_RCW.mT)
-
-    @torch.no_grad()
-    def standardise(self, replica: int, embedding_NW: Tensor) -> None:
-        """Set a norm's gain and offset so that over these clips each of its outputs has mean 0 and deviation 1."""
-        deviation_W, mean_W = torch.std_mean(normalise(embedding_NW), dim=0, correction=0)
-        # A direction in which clips differ by rounding alone must not be blown up.
-        self.gain_R1W[replica] = 1 / deviation_W.clamp(min=1e-5)
-        self.offset_R1W[replica] = -mean_W * self.gain_R1W[replica]
-
-    @torch.no_grad()
-    def copy_to(self, probes: Iterable[nn.Module]) -> None:
-        """Give single probes the weights that were learnt here."""
-        for replica, probe in enumerate(probes):
-            assert isinstance(probe, Probe)
-            probe.fc_norm.weight.copy_(self.gain_R1W[replica, 0])
-            probe.fc_norm.bias.copy_(self.offset_R1W[replica, 0])
-            probe.head.weight.copy_(self.weight_RCW[replica])
-            probe.head.bias.copy_(self.bias_R1C[replica, 0])
 
 
 @contextmanager
@@ -97,11 +38,6 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def normalise(embedding: Tensor) -> Tensor:
-    """LayerNorm without gain and offset over the last dimension."""
-    return nn.functional.layer_norm(embedding, embedding.shape[-1:], eps=LAYER_NORM_EPS)
-
-
 class FrozenClips(NamedTuple):
     """Pooled tokens (N, W), labels (N, C) and indices (N,) of the training clips."""
 
@@ -111,12 +47,15 @@ class FrozenClips(NamedTuple):
 
 
 class LinearProbe(Classifier):
-    """Trains a linear head on a frozen encoder.
+    """Trains a linear head on a frozen encoder, or with ``hidden_width`` a shallow network.
 
     Without augmentation the encoder's view of a clip never changes: training is one pass over the clips, which keeps
     their pooled tokens, and then the heads learn from those alone, all learning rates and seeds of the grid. The
     learning rate is chosen by cross-validation within the training clips, never on the clips that are evaluated. With
     augmentation (the published recipe for SPASS) the encoder sees every clip anew, and there is one learning rate.
+
+    The shallow classifier of Fonseca et al. 2021 (sec. 4.1) is a configuration: a hidden layer of 512 units on
+    embeddings of length 1 (``normalisation: l2``, ``standardise: false``), and 5 % of the training clips for choosing.
 
     Args:
         augmentation: Of the training clips; none by default.
@@ -131,7 +70,12 @@ class LinearProbe(Classifier):
         betas: Of Adam.
         standardise: Start from tokens that are standardised over the training clips, without which directions that
             vary little learn slowly (MAE uses a BatchNorm for this); not with augmentation.
-        selection_folds: Parts of the training clips that are held out in turn to choose the learning rate.
+        selection_folds: Parts of the training clips that are held out in turn to choose the learning rate; then the
+            heads learn from all clips.
+        selection_fraction: Instead of parts in turn, the share of the training clips that is held out, from which no
+            head ever learns; the heads of the learning rate that does best on it are kept. In (0, 1), or None.
+        hidden_width: Units of a hidden layer with ReLU; None for a linear head.
+        normalisation: Of the tokens: LayerNorm, whose gain and offset are learnt, or ``l2``, to length 1.
         drop_path: Stochastic depth of the frozen encoder in training. The published code leaves it on; 0 by default.
         **kwargs: Of :class:`~sslam.methods.classifier.Classifier`.
 
@@ -153,6 +97,9 @@ class LinearProbe(Classifier):
         betas: tuple[float, float] = (0.9, 0.95),
         standardise: bool = True,
         selection_folds: int = 5,
+        selection_fraction: float | None = None,
+        hidden_width: int | None = None,
+        normalisation: Normalisation = "layer_norm",
         drop_path: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -173,6 +120,20 @@ class LinearProbe(Classifier):
         ):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}.")
+        if hidden_width is not None and hidden_width < 1:
+            raise ValueError(f"hidden_width must be at least 1, or null for a linear head, got {hidden_width}.")
+        if selection_fraction is not None and not 0 < selection_fraction < 1:
+            raise ValueError(f"selection_fraction must be between 0 and 1, both excluded, got {selection_fraction}.")
+        if selection_fraction is not None and augmentation is not None:
+            raise ValueError(
+                "With augmentation there is one learning rate and nothing to choose. Leave --model.selection_fraction "
+                "or the augmentation out."
+            )
+        if standardise and normalisation == "l2" and augmentation is None:
+            raise ValueError(
+                "standardise needs LayerNorm, whose gain and offset it sets, and normalisation is l2. Pass "
+                "--model.standardise false, or --model.normalisation layer_norm."
+            )
         self.automatic_optimization = False
         self.augmentation = augmentation
         self.learning_rates = list(learning_rates)
@@ -186,19 +147,41 @@ class LinearProbe(Classifier):
         self.betas = betas
         self.standardise = standardise
         self.selection_folds = selection_folds
+        self.selection_fraction = selection_fraction
+        self.hidden_width = hidden_width
+        self.normalisation = normalisation
         self.encoder.requires_grad_(False).train(drop_path > 0)
-        width = self.fc_norm.normalized_shape[0]
-        probes = [Probe(width, self.num_classes, seed) for seed in self.seeds]
+        self.width = pooled_width(self.encoder.width, self.pooling)
+        probes = [self.new_probe(seed) for seed in self.seeds]
         self.probes = nn.ModuleList(probes)
-        # The first probe is the classifier that is embedded, tagged and exported with.
-        self.fc_norm, self.head = probes[0].fc_norm, probes[0].head
+        # The first probe is the classifier that is embedded, tagged and exported with, if it is a linear one.
+        if isinstance(probes[0].fc_norm, nn.LayerNorm) and hidden_width is None:
+            self.fc_norm, self.head = probes[0].fc_norm, probes[0].head
+        else:
+            del self.fc_norm, self.head
         self.learning_rate = self.learning_rates[0]
         """The one that was chosen."""
         self._kept: list[FrozenClips] = []
 
+    def new_probe(self, seed: int) -> Probe:
+        """One that has not learnt."""
+        return Probe(self.width, self.num_classes, seed, self.hidden_width, self.normalisation)
+
+    @property
+    def name(self) -> str:
+        return "LinearProbe" if self.hidden_width is None else "ShallowClassifier"
+
     @property
     def num_heads(self) -> int:
         return len(self.seeds)
+
+    def embed(self, features_BLF: Tensor) -> Tensor:
+        # What follows is in the head's precision also under autocast.
+        return self.pooled(features_BLF).to(next(self.probes.parameters()).dtype)
+
+    def classify(self, embedding_BW: Tensor) -> Tensor:
+        logits_BC: Tensor = self.probes[0](embedding_BW)
+        return logits_BC
 
     def all_logits(self, features_BLF: Tensor) -> list[Tensor]:
         embedding_BW = self.embed(features_BLF)
@@ -239,9 +222,8 @@ class LinearProbe(Classifier):
 
     def on_train_epoch_start(self) -> None:
         # A process may have no clip at all; what it gives to the others must have their shape.
-        width = self.fc_norm.normalized_shape[0]
         no_ids = torch.zeros(0, dtype=torch.int64)
-        self._kept = [FrozenClips(torch.zeros(0, width), torch.zeros(0, self.num_classes), no_ids)]
+        self._kept = [FrozenClips(torch.zeros(0, self.width), torch.zeros(0, self.num_classes), no_ids)]
 
     @torch.no_grad()
     def _keep(self, batch: dict[str, Any]) -> None:
@@ -262,13 +244,17 @@ class LinearProbe(Classifier):
             return
         clips = self._all_kept()
         grid = len(self.learning_rates)
-        if grid > 1:
-            self.learning_rate = self.choose_learning_rate(clips)
-        everything = torch.arange(len(clips.embedding)).expand(len(self.seeds), -1)
-        (trained,) = self.train_probes(clips, everything, [self.learning_rate], self.seeds)
-        trained.copy_to(self.probes)
+        if self.selection_fraction is not None:
+            num_clips = self._learn_and_choose(clips, self.selection_fraction)
+        else:
+            if grid > 1:
+                self.learning_rate = self.choose_learning_rate(clips)
+            num_clips = len(clips.embedding)
+            everything = torch.arange(num_clips).expand(len(self.seeds), -1)
+            (trained,) = self.train_probes(clips, everything, [self.learning_rate], self.seeds)
+            trained.copy_to(self.probes)
         chosen = f"learning rate {self.learning_rate:g}" + (f", chosen from {grid}" if grid > 1 else "")
-        rank_zero_info(f"Linear probe: {len(clips.embedding)} clips, {len(self.seeds)} seeds, {chosen}.")
+        rank_zero_info(f"{self.name}: {num_clips} clips, {len(self.seeds)} seeds, {chosen}.")
         self.log("train/learning_rate", self.learning_rate)
 
     def _all_kept(self) -> FrozenClips:
@@ -285,37 +271,71 @@ class LinearProbe(Classifier):
         """The one whose heads do best on training clips that they have not seen: accuracy, or mAP."""
         num_clips = len(clips.embedding)
         parts = min(self.selection_folds, num_clips)
-        single_label = getattr(self.trainer.datamodule, "single_label", False)  # type: ignore[attr-defined]
         order_N = torch.randperm(num_clips, generator=torch.Generator().manual_seed(0))
         held_out = [order_N[part::parts] for part in range(parts)]
         fewest = num_clips - len(held_out[0])  # parts differ by a clip
         others = torch.stack([order_N[torch.arange(num_clips) % parts != part][:fewest] for part in range(parts)])
         scores = []
-        for probes in self.train_probes(clips, others, self.learning_rates, [0] * parts):
-            # Every process has all clips already: nothing to gather.
-            metrics = ClassificationMetrics(self.num_classes, single_label, sync_on_compute=False)
-            singles = [Probe(clips.embedding.shape[1], self.num_classes, 0).to(self.device) for _ in range(parts)]
-            probes.copy_to(singles)
-            for probe, ids in zip(singles, held_out, strict=True):
-                with torch.no_grad():
-                    scores_BC = self.loss.log_probabilities(probe(clips.embedding[ids]))
-                metrics.update(scores_BC, clips.labels[ids], clips.ids[ids])
-            scores.append(metrics.compute().scalars()["accuracy" if single_label else "map"])
+        for trained in self.train_probes(clips, others, self.learning_rates, [0] * parts):
+            probes = self._singles(trained, parts)
+            scores.append(self._score(clips, list(zip(probes, held_out, strict=True))))
+        return self._best_learning_rate(scores)
+
+    def _learn_and_choose(self, clips: FrozenClips, fraction: float) -> int:
+        """Heads of every learning rate from all but the held-out clips, which choose; returns how many they are."""
+        num_clips = len(clips.embedding)
+        num_held_out = max(1, round(fraction * num_clips))
+        if num_held_out >= num_clips:
+            raise ValueError(
+                f"selection_fraction {fraction:g} holds out all of {num_clips} training clips. Give more clips or a "
+                "smaller --model.selection_fraction."
+            )
+        order_N = torch.randperm(num_clips, generator=torch.Generator().manual_seed(0))
+        held_out, others = order_N[:num_held_out], order_N[num_held_out:].expand(len(self.seeds), -1)
+        stacks = self.train_probes(clips, others, self.learning_rates, self.seeds)
+        scores = []
+        for trained in stacks:
+            probes = self._singles(trained, len(self.seeds))
+            scores.append(sum(self._score(clips, [(probe, held_out)]) for probe in probes) / len(probes))
+        self.learning_rate = self._best_learning_rate(scores)
+        stacks[self.learning_rates.index(self.learning_rate)].copy_to(self.probes)
+        return num_clips - num_held_out
+
+    def _singles(self, trained: StackedProbes, number: int) -> list[Probe]:
+        probes = [self.new_probe(0).to(self.device) for _ in range(number)]
+        trained.copy_to(probes)
+        return probes
+
+    @property
+    def _has_one_label(self) -> bool:
+        return getattr(self.trainer.datamodule, "single_label", False)  # type: ignore[attr-defined]
+
+    def _score(self, clips: FrozenClips, held_out: Sequence[tuple[Probe, Tensor]]) -> float:
+        """Accuracy, or mAP, of all these clips, each part scored by its probe."""
+        # Every process has all clips already: nothing to gather.
+        metrics = ClassificationMetrics(self.num_classes, self._has_one_label, sync_on_compute=False)
+        for probe, ids in held_out:
+            with torch.no_grad():
+                scores_BC = self.loss.log_probabilities(probe(clips.embedding[ids]))
+            metrics.update(scores_BC, clips.labels[ids], clips.ids[ids])
+        return metrics.compute().scalars()["accuracy" if self._has_one_label else "map"]
+
+    def _best_learning_rate(self, scores: list[float]) -> float:
         shown = ", ".join(f"{rate:g}: {score:.4f}" for rate, score in zip(self.learning_rates, scores, strict=True))
         rank_zero_info(
-            f"Linear probe: {'accuracy' if single_label else 'mAP'} on held-out training clips by learning rate: "
-            f"{shown}."
+            f"{self.name}: {'accuracy' if self._has_one_label else 'mAP'} on held-out training clips by learning "
+            f"rate: {shown}."
         )
-        return self.learning_rates[scores.index(max(scores))]
+        ranked = [-math.inf if math.isnan(score) else score for score in scores]
+        return self.learning_rates[ranked.index(max(ranked))]
 
     def train_probes(
         self, clips: FrozenClips, ids_RN: Tensor, learning_rates: Sequence[float], seeds: Sequence[int]
     ) -> list[StackedProbes]:
         """R probes for each learning rate; probe r learns from the clips ``ids_RN[r]`` and has seed ``seeds[r]``."""
         replicas, num_clips = ids_RN.shape
-        width = clips.embedding.shape[1]
         with torch.enable_grad(), one_thread():
-            initial = [Probe(width, self.num_classes, seed).to(self.device) for seed in seeds]
+            initial = [self.new_probe(seed).to(self.device) for seed in seeds]
             stacks = [StackedProbes(initial) for _ in learning_rates]
             if self.standardise:
                 for stack in stacks:
@@ -325,11 +345,8 @@ class LinearProbe(Classifier):
                 {"params": parameters, "lr": rate, PEAK: rate, "weight_decay": decay}
                 for stack, rate in zip(stacks, learning_rates, strict=True)
                 for parameters, decay in (
-                    ([stack.weight_RCW], self.weight_decay),
-                    (
-                        [stack.gain_R1W, stack.offset_R1W, stack.bias_R1C],
-                        0.0 if self.weight_decay_exempt_1d else self.weight_decay,
-                    ),
+                    (stack.matrices(), self.weight_decay),
+                    (stack.vectors(), 0.0 if self.weight_decay_exempt_1d else self.weight_decay),
                 )
             ]
             optimizer = torch.optim.AdamW(groups, betas=self.betas, eps=1e-8, fused=True)

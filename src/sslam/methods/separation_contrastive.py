@@ -116,7 +116,7 @@ class SeparationContrastive(pl.LightningModule):
         if self.frontend.crop_samples >= waveform_BT.shape[1]:
             raise ValueError(
                 f"Snippets of {self.frontend.num_frames} frames have {self.frontend.crop_samples} samples and clips "
-                f"{waveform_BT.shape[1]}; snippets must be shorter. Pass --model.frontend.num_frames 96 (as published), "
+                f"{waveform_BT.shape[1]}; snippets must be shorter. Pass --model.frontend.num_frames 96 (as published) "
                 "or longer clips with --data.clip_seconds."
             )
         lengths_B = num_samples_B.cpu()  # the device is waited for; separators need the lengths

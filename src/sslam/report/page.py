@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import sslam
 from sslam.report import pictures
+from sslam.report.by_weights import by_weights, is_best
 from sslam.report.results import Run
 from sslam.report.tables import METRICS, SHORT_HASH, Column, Table
 
@@ -51,6 +52,10 @@ dd { margin: 0 }
 WORDS = {
     "linear probe, fine tune": "Two ways to judge a pre-trained encoder by what a classifier on top of it finds: in a "
     "linear probe the encoder stays as it is, in fine-tuning it learns along.",
+    "shallow classifier": "A linear probe with one hidden layer, on embeddings of length 1.",
+    "query by example, QbE mAP": "Retrieval without any classifier: pairs of clips are ranked by how near the encoder "
+    "places them; 100 % means that all pairs of one class lie nearer than pairs of a clip with the class and one "
+    "without. Mean over the classes that have such pairs.",
     "random weights": "An encoder that has not been pre-trained: what any pre-training must beat.",
     "accuracy": "Share of clips whose class was found, where every clip has one class.",
     "mAP": "Mean average precision. Clips are ranked by how sure the model is of a class; 100 % means that all clips "
@@ -118,6 +123,7 @@ def write_page(folder: Path, table: Table, problems: Sequence[str]) -> list[Path
         element(
             "p", "Mean ± standard deviation; below it what it is taken over. In bold: the best weights of a method."
         ),
+        *weights_section(table),
         *([bullets("Notes", table.notes)] if table.notes else []),
         embedded(comparison, paths),
         element("h2", "All metrics"),
@@ -205,6 +211,24 @@ def results_table(table: Table) -> Element:
                 )
             body.append(element("tr", *cells))
     return scrolling(element("table", element("thead", element("tr", element("th", "Weights"), *heads)), body))
+
+
+def weights_section(table: Table) -> list[Element]:
+    """The same numbers with one line for each set of weights; nothing if there is one method only."""
+    weights = by_weights(table)
+    if weights is None:
+        return []
+    body = element("tbody")
+    for name, values in weights.rows:
+        cells = [element("td", name)]
+        for judgement, value in zip(weights.judgements, values, strict=True):
+            text = "" if value is None else value.text(table.metrics(judgement.column)[0])
+            best = "best" if is_best(table, name, judgement) else "mean"
+            cells.append(element("td", element("span", text, class_=best), class_="number"))
+        body.append(element("tr", *cells))
+    heads = [element("th", head, class_="number") for head in weights.heads]
+    head = element("thead", element("tr", element("th", "Weights"), *heads))
+    return [element("h3", "By weights"), scrolling(element("table", head, body))]
 
 
 def metrics_table(table: Table) -> Element:

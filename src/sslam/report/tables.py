@@ -37,7 +37,8 @@ class Metric(NamedTuple):
 
 ACCURACY = Metric("accuracy", "accuracy", is_share=True)
 MAP = Metric("map", "mAP", is_share=True)
-METRICS = (ACCURACY, MAP, Metric("d_prime", "d'", is_share=False), Metric("lwlrap", "lwlrap", is_share=True))
+QBE_MAP = Metric("qbe_map", "QbE mAP", is_share=True)
+METRICS = (ACCURACY, MAP, Metric("d_prime", "d'", is_share=False), Metric("lwlrap", "lwlrap", is_share=True), QBE_MAP)
 
 
 class Value(NamedTuple):
@@ -63,14 +64,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Column:
-    """A data set and the split that was scored."""
+    """A data set and the split that was scored; retrieval in it, whose numbers compare with no others, is one more."""
 
     data: str
     stage: str
+    is_retrieval: bool = False
 
     @property
     def name(self) -> str:
-        return self.data if self.stage == "test" else f"{self.data} ({self.stage})"
+        name = f"{self.data} retrieval" if self.is_retrieval else self.data
+        return name if self.stage == "test" else f"{name} ({self.stage})"
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,7 @@ def build_table(runs: Sequence[Run]) -> Table:
     notes = []
     for row, run in zip(rows, runs, strict=True):
         record = run.record
-        place = row, Column(record.data.name, record.stage)
+        place = row, Column(record.data.name, record.stage, QBE_MAP.key in record.metrics)
         key = record.data.fold, record.seed
         if (older := chosen[place].pop(key, None)) is not None:
             what = f"{row.method} of {row.name} on {record.data.title} ({record.stage}, seed {record.seed})"
@@ -203,7 +206,10 @@ def build_table(runs: Sequence[Run]) -> Table:
     random = {row for row, run in zip(rows, runs, strict=True) if run.record.checkpoint.weights == "random"}
     table = Table(
         rows=sorted(dict.fromkeys(rows), key=lambda row: (methods.index(row.method), row not in random)),
-        columns=sorted({column for _, column in cells}, key=lambda column: (column.data.casefold(), column.stage)),
+        columns=sorted(
+            {column for _, column in cells},
+            key=lambda column: (column.data.casefold(), column.stage, column.is_retrieval),
+        ),
         cells=cells,
         notes=notes,
     )
@@ -352,7 +358,7 @@ def markdown(table: Table) -> str:
             text = "" if value is None else value.text(table.metrics(column)[0])
             numbers.append(f"**{text}**" if table.is_best(row, column) else text)
         lines.append([row.method, row.name, *numbers])
-    text = f"{_markdown_table(lines)}\n\nMean ± standard deviation. In bold: the best weights of a method.\n"
+    text = f"{markdown_table(lines)}\n\nMean ± standard deviation. In bold: the best weights of a method.\n"
     return text + ("\nNotes:\n\n" + "".join(f"- {note}\n" for note in table.notes) if table.notes else "")
 
 
@@ -365,11 +371,12 @@ def origins_markdown(table: Table) -> str:
         short = {"checkpoint_sha256": line["checkpoint_sha256"][:SHORT_HASH] or "–", "configs": shown}
         lines.append([(line | short)[key] for key in PROVENANCE])
     return (
-        f"What the numbers stand on (more in `table.csv`):\n\n{_markdown_table([list(PROVENANCE.values()), *lines])}\n"
+        f"What the numbers stand on (more in `table.csv`):\n\n{markdown_table([list(PROVENANCE.values()), *lines])}\n"
     )
 
 
-def _markdown_table(lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the first of them the heads, with columns of even width."""
     cells = [[re.sub(r"\s+", " ", cell).replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])

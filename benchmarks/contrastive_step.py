@@ -1,0 +1,279 @@
+"""Cost of one training step of separation-contrastive pre-training, by part: CPU seconds, wall seconds, GFLOP.
+
+    python benchmarks/contrastive_step.py --clips 4 --threads 1
+
+The step is the method's own, on clips of noise: a mixture against a channel, both tasks, so four snippets of every
+clip. Steps that separate on the fly and steps that read the channels from a cache take turns. Their parts:
+
+    separate   the channels of whole clips, by a frozen TDCN++
+    read       the same channels, from files that have just been written (and so from memory, not from a disk)
+    features   views drawn and cropped, log-mels, SpecAugment
+    learn      encoder, heads and losses, forward and backward, norm of the gradients, Adam
+
+Others' work on the machine changes all parts of a step alike: the column "of learn" is a part's time over that of
+learning in the same step (CPU seconds, on a GPU wall seconds), and can be compared between runs.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sslam.audio import SAMPLE_RATE, decode_audio
+from sslam.frontends import LogMel
+from sslam.losses import Coincidence, NTXent
+from sslam.methods import SeparationContrastive
+from sslam.networks import CNN14, TDCN
+from sslam.optim import clip_finite_gradients
+from sslam.separation import Processors
+from sslam.separation.cache import cache_settings, write_cache
+from sslam.separation.state import InputFile, State
+from sslam.transforms import MixtureAgainstChannel, RandomSource, SpecAugment
+
+# Arguments of separator and encoder.
+SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "small": ({"num_basis": 32, "width": 32, "hidden_width": 64, "num_blocks": 4}, {"channels": [8, 16, 32]}),
+    "published": ({}, {}),
+}
+PARTS = ["separate", "read", "features", "learn"]
+COSTS = ["cpu_s", "wall_s", "gflop"]
+
+
+class Stopwatch:
+    """Splits a step into parts, each of which ends with a mark; a GPU is waited for at every mark."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.count_flops: Callable[[], int] = lambda: 0
+        self.start()
+
+    def start(self) -> None:
+        """A new step."""
+        self.parts: dict[str, dict[str, float]] = {}
+        self.last = self.now()
+
+    def now(self) -> list[float]:
+        """In the order of COSTS; processor time is that of all threads."""
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return [time.process_time(), time.perf_counter(), self.count_flops() / 1e9]
+
+    def mark(self, part: str) -> None:
+        """What happened since the last mark belongs to this part."""
+        now = self.now()
+        costs = self.parts.setdefault(part, dict.fromkeys([*COSTS, "peak_memory_gib"], 0.0))
+        for name, before, after in zip(COSTS, self.last, now, strict=True):
+            costs[name] += after - before
+        if self.device == "cuda":
+            costs["peak_memory_gib"] = max(costs["peak_memory_gib"], torch.cuda.max_memory_allocated() / 2**30)
+            torch.cuda.reset_peak_memory_stats()
+        self.last = now
+
+    def attach(self, method: SeparationContrastive) -> None:
+        """End a part before the channels are made, after that, and before the encoder."""
+        processors = method.processors
+        assert processors is not None
+        channels = processors.channels
+
+        def timed(
+            waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor, paths: Sequence[str] | None = None
+        ) -> Tensor:
+            self.mark("features")
+            channels_BNT = channels(waveform_BT, num_samples_B, processor_B, paths)
+            self.mark("separate" if paths is None else "read")
+            return channels_BNT
+
+        def before_encoder(_module: nn.Module, _inputs: Any) -> None:
+            self.mark("features")
+
+        processors.channels = timed  # type: ignore[method-assign]
+        method.encoder.register_forward_pre_hook(before_encoder)
+
+
+def write_clips(folder: Path, arguments: argparse.Namespace) -> list[str]:
+    """Files with noise."""
+    random = np.random.default_rng(0)
+    paths = [str(folder / f"{number}.wav") for number in range(arguments.clips)]
+    for path in paths:
+        noise_T = 0.1 * random.standard_normal(round(SAMPLE_RATE * arguments.seconds))
+        soundfile.write(path, noise_T.clip(-1, 1), SAMPLE_RATE)
+    return paths
+
+
+def make_method(folder: Path, paths: list[str], arguments: argparse.Namespace) -> SeparationContrastive:
+    """The method with a separator of random weights, and the channels of the clips in a cache."""
+    torch.manual_seed(0)
+    separator_sizes, encoder_sizes = SIZES[arguments.size]
+    separator = TDCN(arguments.num_sources, **separator_sizes).eval()
+    checkpoint = folder / "end.ckpt"  # as a run of MixIT writes it
+    weights = {f"separator.{name}": weight for name, weight in separator.state_dict().items()}
+    architecture = {"separator": separator.architecture()}
+    torch.save({"architecture": architecture, "global_step": 0, "state_dict": weights}, checkpoint)
+    state = State(folder / "cache" / checkpoint.stem, {"settings": cache_settings(checkpoint)})
+    files = [InputFile.at(path, Path(path).name) for path in paths]
+    write_cache(separator.to(arguments.device), files, state, arguments.clips_at_once)
+    method = SeparationContrastive(
+        CNN14(**encoder_sizes),
+        LogMel(),
+        MixtureAgainstChannel(),
+        Processors([checkpoint.name], str(folder), str(folder / "cache"), arguments.clips_at_once),
+        NTXent(),
+        Coincidence(),
+        SpecAugment(),
+    )
+    return method.to(arguments.device)
+
+
+class Steps:
+    """Takes steps of training on the same clips over and over, and splits each into parts."""
+
+    def __init__(self, folder: Path, arguments: argparse.Namespace) -> None:
+        self.device, self.precision = arguments.device, arguments.precision
+        self.paths = write_clips(folder, arguments)
+        self.method = make_method(folder, self.paths, arguments)
+        self.optimizer = self.method.configure_optimizers()
+        clips = np.stack([decode_audio(path).waveform for path in self.paths])
+        self.waveform_BT = torch.from_numpy(clips).to(self.device)
+        self.num_samples_B = torch.full((len(clips),), clips.shape[1], device=self.device)
+        self.number = 0
+        self.watch = Stopwatch(self.device)
+        self.watch.attach(self.method)
+
+    def take(self, cached: bool) -> dict[str, dict[str, float]]:
+        """Costs of a step, part by part."""
+        random = RandomSource.seeded(torch.device(self.device), self.number)
+        self.watch.start()
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+            terms = self.method.losses(self.waveform_BT, self.num_samples_B, self.paths if cached else None, random)
+            loss = torch.stack(list(terms.values())).sum()
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        clip_finite_gradients(self.method.parameters(), None, None, self.number)
+        self.optimizer.step()
+        self.watch.mark("learn")
+        self.number += 1
+        return self.watch.parts
+
+    def count_flops(self) -> dict[str, float]:
+        """GFLOP of every part: matrix products and convolutions, 2 per multiply-add."""
+        gflop = {}
+        for cached in (False, True):
+            with FlopCounterMode(display=False) as counter:
+                self.watch.count_flops = counter.get_total_flops
+                gflop.update({part: costs["gflop"] for part, costs in self.take(cached).items()})
+        return gflop
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run the benchmark: every number of the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        steps = Steps(Path(folder), arguments)
+        kinds = (False, True) * (arguments.warmup + arguments.repeats)
+        taken = [steps.take(cached) for cached in kinds][2 * arguments.warmup :]
+        gflop = steps.count_flops()
+    decisive = "wall_s" if arguments.device == "cuda" else "cpu_s"
+    parts = {}
+    for part in PARTS:
+        with_part = [step for step in taken if part in step]
+        parts[part] = {
+            "cpu_s": [step[part]["cpu_s"] for step in with_part],
+            "wall_s": [step[part]["wall_s"] for step in with_part],
+            "of_learn": [step[part][decisive] / step["learn"][decisive] for step in with_part],
+            "gflop": gflop[part],
+            "peak_memory_gib": max(step[part]["peak_memory_gib"] for step in with_part),
+        }
+    settings = ("size", "num_sources", "clips", "seconds", "clips_at_once", "precision", "device", "warmup", "repeats")
+    return {
+        "machine": machine(arguments),
+        "settings": {name: getattr(arguments, name) for name in settings},
+        "parts": parts,
+    }
+
+
+def machine(arguments: argparse.Namespace) -> str:
+    """What the numbers were measured on."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    if arguments.device == "cuda":
+        name = f"{torch.cuda.get_device_name()}, host {name}"
+    return f"{name}, {arguments.threads} threads, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def print_table(result: dict[str, Any]) -> None:
+    def spread(values: list[float], digits: int) -> str:
+        extremes = f"{min(values):.{digits}f} .. {max(values):.{digits}f}"
+        return f"{statistics.median(values):>9.{digits}f}{extremes:>20}"
+
+    on_gpu = result["settings"]["device"] == "cuda"
+    print(result["machine"])
+    print(", ".join(f"{name} {value}" for name, value in result["settings"].items()))
+    columns = "".join(f"{name:>9}{'min .. max':>20}" for name in ("CPU s", "wall s", "of learn"))
+    print(f"\n{'part':<9}{columns}{'GFLOP':>10}" + f"{'peak GiB':>10}" * on_gpu)
+    for part, row in result["parts"].items():
+        print(
+            f"{part:<9}{spread(row['cpu_s'], 3)}{spread(row['wall_s'], 3)}{spread(row['of_learn'], 4)}"
+            f"{row['gflop']:>10.1f}" + f"{row['peak_memory_gib']:>10.2f}" * on_gpu
+        )
+    print(
+        f"\nMedians of {result['settings']['repeats']} steps on the fly and as many from a cache; of learn: over the "
+        f"{'wall' if on_gpu else 'CPU'} seconds of learning in the same step."
+    )
+
+
+def parse(args: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--size", choices=SIZES, default="published", help="of separator and encoder")
+    parser.add_argument("--num_sources", type=int, default=2, help="channels M of the separator")
+    parser.add_argument("--clips", type=int, default=4, help="clips in a batch; published: 64 on a device")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a clip; snippets have 0.975 s")
+    parser.add_argument("--clips_at_once", type=int, default=16, help="clips that are separated together")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 is autocast")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where it runs")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
+    parser.add_argument("--warmup", type=int, default=1, help="steps of each kind before the measured ones")
+    parser.add_argument("--repeats", type=int, default=5, help="measured steps of each kind: the table has the median")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args(args)
+    for name, least in (
+        ("clips", 2),
+        ("num_sources", 2),
+        ("clips_at_once", 1),
+        ("threads", 1),
+        ("warmup", 1),
+        ("repeats", 1),
+    ):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name} must be at least {least}, got {getattr(arguments, name)}")
+    if not arguments.seconds >= 1:
+        parser.error(f"--seconds must be at least 1, longer than a snippet, got {arguments.seconds:g}")
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU here; leave it out or install a GPU build of torch")
+    return arguments
+
+
+def main(args: list[str] | None = None) -> None:
+    """Measure steps of both kinds and print the table (or JSON)."""
+    arguments = parse(args)
+    torch.set_num_threads(arguments.threads)
+    result = measure(arguments)
+    print(json.dumps(result, indent=2)) if arguments.json else print_table(result)
+
+
+if __name__ == "__main__":
+    main()

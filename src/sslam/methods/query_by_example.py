@@ -1,0 +1,85 @@
+"""Query-by-example retrieval from whole clips (Fonseca et al. 2021, sec. 4.1).
+
+Shape letters: B clips, L frames, F mel bins, W pooled width, C classes.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sslam.methods.evaluated_encoder import EvaluatedEncoder
+from sslam.metrics import RetrievalMetrics, RetrievalResults
+from sslam.networks.pooling import pooled_width
+from sslam.report.results import EvaluationRecord, retrieval_arrays
+
+
+class QueryByExample(EvaluatedEncoder):
+    """Whether clips of one class lie closer to each other than to other clips; for ``sslam test`` and ``validate``.
+
+    Nothing is trained. What is compared are the encoder's pooled tokens of whole clips; the metric and what the paper
+    leaves open of it are in :func:`~sslam.metrics.query_by_example_map`.
+
+    Args:
+        examples_per_class: Clips of each class that are compared. Published: "around 100".
+        **kwargs: Of :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
+
+    Raises:
+        ValueError: If there are fewer than two examples, or see
+            :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
+    """
+
+    needs_training = False
+    """``sslam evaluate`` runs ``sslam test`` alone."""
+
+    def __init__(self, examples_per_class: int = 100, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if examples_per_class < 2:
+            raise ValueError(f"examples_per_class must be at least 2, to have a pair, got {examples_per_class}.")
+        self.examples_per_class = examples_per_class
+        self.encoder.requires_grad_(False)
+        self.results: RetrievalResults | None = None
+        """Of the last evaluation on all clips of all processes."""
+        self._metrics: RetrievalMetrics | None = None
+
+    def forward(self, features_BLF: Tensor) -> Tensor:
+        """Embeddings (B, W), float32, of normalised features (B, L, F)."""
+        return self.pooled(features_BLF).float()
+
+    def start_evaluation(self) -> None:
+        width = pooled_width(self.encoder.width, self.pooling)
+        self._metrics = RetrievalMetrics(len(self.class_names), width, self.examples_per_class)
+
+    def evaluation_step(self, batch: dict[str, Any]) -> None:
+        assert self._metrics is not None
+        embedding_BW = self(self.frontend(batch["waveform"], batch.get("num_samples")))
+        self._metrics.update(embedding_BW, batch["labels"], batch["index"])
+
+    def finish_evaluation(self, split: str) -> None:
+        assert self._metrics is not None
+        # Every process gathers the embeddings of all and computes the same numbers.
+        self.results = self._metrics.compute()
+        self._metrics = None
+        for name, value in self.results.scalars().items():
+            self.log(f"{split}/{name}", value, prog_bar=True, sync_dist=True)
+
+    def record(self, **origin: Any) -> EvaluationRecord:
+        assert self.results is not None
+        return EvaluationRecord.of_retrieval(self.results, self.class_names, **origin)
+
+    def score_arrays(self) -> dict[str, Any]:
+        assert self.results is not None
+        return retrieval_arrays(self.results)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Embeddings of whole clips ``embedding`` (B, W), with the clips' ``index``."""
+        embedding_BW = self(self.frontend(batch["waveform"], batch.get("num_samples")))
+        return {"index": batch["index"], "embedding": embedding_BW}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        raise ValueError(
+            "Query-by-example retrieval trains nothing. Use sslam test (or sslam validate) instead of sslam fit."
+        )
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        raise AssertionError("configure_optimizers refuses to train")  # Lightning asks for both before it begins
