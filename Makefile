@@ -67,11 +67,12 @@ eval-all: setup ## everything above that is in data/: CKPT=...
 eval-separation: setup ## MSi, 1S and MoMi of a separator on the built-in scenes: CKPT=... (FUSS: MORE='--config experiments/data/fuss.yaml')
 	@[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/separate/RUN/checkpoints/last.ckpt" >&2; exit 2; }
 	$(SSLAM) test --config experiments/separate_soundscapes.yaml --model.separator null \
-		--model.initial_checkpoint '$(CKPT)' --experiment $@ --run_id $(RUN_ID) $(MORE)
+		--model.initial_checkpoint '$(CKPT)' --experiment $@ --run_id $(RUN_ID) --trainer.accelerator auto $(MORE)
 
 # The rows of a table of the separation-contrastive paper, one after the other. AudioSet is in data/audioset, or MORE says
 # where; PROCESSORS=runs/separate/RUN/checkpoints/kept has the separators. With RUN_ID=... interrupted rows go on.
-contrastive = @set -e; for row in experiments/contrastive/$(1)_*.yaml; do ( set -x; $(SSLAM) fit --config $$row --run_id $(RUN_ID) \
+contrastive = @[ -n '$(PROCESSORS)' ] || [ $(1) = table1 ] || { echo "Pass the folder of separators: make $@ PROCESSORS=runs/separate/RUN/checkpoints/kept" >&2; exit 2; }; \
+	set -e; for row in experiments/contrastive/$(1)_*.yaml; do ( set -x; $(SSLAM) fit --config $$row --run_id $(RUN_ID) \
 	--ckpt_path last $(if $(filter-out table1,$(1)),--model.processors.folder '$(PROCESSORS)') $(MORE) ); done
 
 contrastive-table1: setup ## pre-train the rows of table 1: no separation

@@ -80,7 +80,8 @@ class LossCurves(pl.Callback):
         self._draw(trainer)
 
     def _draw(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero and self.steps:
+        is_known = any(not np.isnan(series).all() for series in self.values.values())
+        if trainer.is_global_zero and self.steps and is_known:
             self._folder.mkdir(parents=True, exist_ok=True)
             figure = draw_curves(self.panels, self.steps, self.values, self._stage_ends)
             figure.savefig(self._folder / "loss_curves.png", dpi=110)

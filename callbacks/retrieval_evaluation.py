@@ -14,14 +14,16 @@ class RetrievalEvaluation(pl.Callback):
         examples_per_class: Clips of each class that are compared. Published: around 100.
 
     Raises:
-        ValueError: At the start of training, if the validation clips have no labels.
+        ValueError: Before training or validation, if the clips have no labels.
     """
 
     def __init__(self, examples_per_class: int = 100) -> None:
         self.examples_per_class = examples_per_class
         self._metrics: RetrievalMetrics | None = None
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage not in ("fit", "validate"):
+            return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not getattr(data, "class_names", None):
             raise ValueError(

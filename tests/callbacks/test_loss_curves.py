@@ -101,6 +101,11 @@ def test_loss_curves__a_validation_belongs_to_its_step(tiny_sslam: Any, clips: A
     assert values[3] == values[6] != values[7]
 
 
+def test_loss_curves__nothing_known_is_no_picture(tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path) -> None:
+    fit(tiny_sslam(), clips, [LossCurves({"Loss": {"val/never": ""}})])
+    assert not (tmp_path / "loss_curves.png").exists()
+
+
 def test_loss_curves__panels_can_be_added_to_a_run() -> None:
     old = LossCurves({"Loss": {"train/loss": ""}})
     old.add(1, {"train/loss": 3.0})

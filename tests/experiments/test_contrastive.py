@@ -30,7 +30,7 @@ def separators(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_contrastive__every_row_runs_for_two_steps(
     name: str, separators: Path, data_arguments: dict[str, list[str]]
 ) -> None:
-    data = data_arguments["data/audioset_2m.yaml"][:2]
+    data = [*data_arguments["data/audioset_2m.yaml"][:2], "--data.val_fraction", "0.4"]
     folder = [] if "table1" in name else ["--model.processors.folder", str(separators)]
     every_step = ["--trainer.val_check_interval", "2"]
     assert main(["fit", "--config", f"experiments/{name}", *SMOKE, *data, *folder, *every_step]) == 0
@@ -109,6 +109,7 @@ def test_contrastive__what_all_rows_share_is_published(capsys: pytest.CaptureFix
     config = config_of(capsys, "contrastive.yaml")
     model, data = config["model"]["init_args"], config["data"]["init_args"]
     assert (data["batch_size"], data["clip_seconds"], data["balanced_sampling"]) == (64, 10.0, False)
+    assert data["val_fraction"] > 0  # what chooses the checkpoint is not what is reported
     assert (model["projection_hidden"], model["projection_width"], model["coincidence_hidden"]) == (256, 128, 512)
     assert model["similarity"]["init_args"] == {"temperature": 0.3, "gather_negatives": False}
     assert model["coincidence"]["init_args"] == {"gather_negatives": False}

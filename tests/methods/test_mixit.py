@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from callbacks import StepCheckpoints
+from data_modules import SoundscapesDataModule
 from sslam.losses import mixit_loss
 from sslam.methods import MixIT
 from sslam.metrics import MixtureImprovement, SeparationMetrics
@@ -82,9 +83,11 @@ def test_mixtures__are_adjacent_clips_as_they_are() -> None:
     assert torch.equal(mixtures_GMT[1].sum(0), clips_BT[3:6].sum(0))
 
 
-def test_training_step__refuses_clips_without_a_partner() -> None:
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_setup__refuses_clips_without_a_partner(command: str) -> None:
+    data = SoundscapesDataModule(batch_size=3, num_workers=0, clip_seconds=1.0)
     with pytest.raises(ValueError, match=r"batch size must be a multiple of mixtures_per_sum 2, got 3.*--data.batch_"):
-        MixIT(small_separator()).training_step({"waveform": make_clips(3)}, 0)
+        getattr(make_trainer(max_steps=1), command)(MixIT(small_separator()), data)
 
 
 def test_training__learns_silent_clips_and_all() -> None:
@@ -186,6 +189,14 @@ def test_evaluation__does_not_tell_what_cannot_be_told() -> None:
     assert set(logged) == {"test/loss"}  # no sources, and no second mixture to tell from
 
 
+def test_evaluation__of_diverged_weights_is_refused() -> None:
+    method = MixIT(small_separator())
+    with torch.no_grad():
+        method.separator.decoder.weight[0, 0] = math.nan
+    with pytest.raises(ValueError, match="estimates are not finite: its weights have diverged"):
+        make_trainer().test(method, loader(make_clips(2), 2), verbose=False)
+
+
 def test_evaluation__starts_anew_every_time() -> None:
     method, trainer = MixIT(small_separator()), make_trainer()
     first, second = (trainer.test(method, loader(make_clips(4), 2), verbose=False)[0] for _ in range(2))
@@ -218,6 +229,14 @@ def test_initial_checkpoint__of_a_run(tmp_path: Path) -> None:
     other = MixIT(small_separator(num_sources=2), initial_checkpoint=str(kept / "step=00000001.ckpt"))
     with pytest.raises(ValueError, match=r"does not fit this model: num_sources is 3 in the file and 2 here"):
         make_trainer().test(other, loader(make_clips(4), 2), verbose=False)
+
+
+def test_training__may_follow_an_evaluation() -> None:
+    method, clips = MixIT(small_separator()), make_clips(4)
+    make_trainer().validate(method, loader(clips, 2), verbose=False)  # in inference mode, unlike that of a fit
+    trainer = make_trainer(max_steps=2)
+    trainer.fit(method, loader(clips, 2), loader(clips, 2))
+    assert "val/loss" in trainer.callback_metrics
 
 
 def test_predict_step__gives_estimates_that_add_up() -> None:

@@ -166,6 +166,7 @@ def test_losses__spec_augment_is_drawn_for_every_snippet() -> None:
     [
         ({"similarity": None, "coincidence": None}, "There is no task: similarity and coincidence are both null"),
         ({"comparison": ChannelAgainstChannel()}, "ChannelAgainstChannel needs separated channels.*--model.processors"),
+        ({"frontend": LogMel(sample_rate=22_050)}, "sample_rate must be the clips' 16000 Hz, got 22050"),
         ({"learning_rate": 0.0}, r"learning_rate must be greater than 0, got 0\.0"),
         ({"frontend": LogMel(num_mel_bins=32)}, "num_mel_bins must be the encoder's 64, got 32"),
     ],
@@ -176,6 +177,11 @@ def test_separation_contrastive__refuses_what_does_not_fit(changes: dict[str, An
 
 
 def test_processors__refuse_what_does_not_fit(separators: Path) -> None:
+    write_separator(separators / "step=00000000.ckpt", 0, num_sources=1)
+    write_separator(separators / "end.ckpt", 0, num_sources=1)
+    with pytest.raises(ValueError, match="ChannelAgainstChannel needs separators with at least 2 channels, got 1"):
+        make_method(separators, comparison=ChannelAgainstChannel())
+    write_separator(separators / "end.ckpt", 0, num_sources=2)
     write_separator(separators / "three.ckpt", 0, num_sources=3)
     with pytest.raises(ValueError, match="same number of channels, got 2, 3. Take checkpoints of one run"):
         Processors(["end.ckpt", "three.ckpt"], str(separators))
@@ -231,6 +237,29 @@ def test_training__goes_on_exactly(separators: Path, tmp_path: Path) -> None:
     make_trainer(tmp_path, max_steps=4).fit(resumed, scenes(), ckpt_path=half, weights_only=True)
     for name, value in straight.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def validate_on_two_processes(folder: str, num_clips: int, gather_negatives: bool, rank_count: int = 2) -> float:
+    data = scenes(batch_size=4, num_val_scenes=num_clips, num_train_scenes=16)
+    method = make_method(similarity=NTXent(gather_negatives=gather_negatives))
+    trainer = make_trainer(Path(folder), devices=rank_count, strategy="ddp_spawn" if rank_count > 1 else "auto")
+    return float(trainer.validate(method, data, verbose=False)[0]["val/loss"])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(("num_clips", "gather_negatives"), [(11, True), (3, False)])
+def test_validation__with_few_and_odd_clips_ends_on_two_processes(
+    num_clips: int, gather_negatives: bool, tmp_path: Path
+) -> None:
+    # One process has another number of batches, or none that can be compared.
+    assert 0 < validate_on_two_processes(str(tmp_path), num_clips, gather_negatives) < 20
+
+
+def test_retrieval_evaluation__needs_labels_to_validate(tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips")
+    data = FolderDataModule(str(tmp_path / "clips"), batch_size=2, num_workers=0, clip_seconds=1.0, val_fraction=0.4)
+    with pytest.raises(ValueError, match="FolderDataModule has no classes. Take labelled data"):
+        make_trainer(tmp_path, callbacks=[RetrievalEvaluation()]).validate(make_method(), data)
 
 
 def test_retrieval_evaluation__needs_labels(tmp_path: Path) -> None:
@@ -298,7 +327,9 @@ def test_cache__that_is_stale_is_refused(separators: Path, tmp_path: Path) -> No
         make_method(separators, tmp_path / "cache")
     make_cache(tmp_path / "clips", separators, tmp_path / "cache")
     fit_cached(tmp_path, separators)
-    with pytest.raises(ValueError, match=r"raise --data.clip_seconds to 1 at least"):
+    with pytest.raises(
+        ValueError, match=r"cuts those longer than 0\.8 s: .*has 1 s. Raise --data.clip_seconds to that"
+    ):
         fit_cached(tmp_path, separators, clip_seconds=0.8)
     # Another clip list.
     write_clips(tmp_path / "more")
@@ -308,6 +339,19 @@ def test_cache__that_is_stale_is_refused(separators: Path, tmp_path: Path) -> No
         fit_cached(tmp_path, separators)
     make_cache(tmp_path / "clips", separators, tmp_path / "cache")  # goes on with the new ones
     fit_cached(tmp_path, separators)
+    # A file that is gone, and one that is broken.
+    (channels,) = (tmp_path / "cache" / "end").glob("more-0.npy")
+    kept = channels.read_bytes()
+    channels.unlink()
+    with pytest.raises(ValueError, match=r"1 of 12 clips are not in the cache .*/end, the first is .*more-0.wav"):
+        fit_cached(tmp_path, separators)
+    for path in (tmp_path / "cache").rglob("*.npy"):
+        path.write_bytes(kept[: len(kept) // 2])
+    with pytest.raises(ValueError, match=r"The channels in .*npy cannot be read .* Remove the file"):
+        fit_cached(tmp_path, separators)
+    for path in (tmp_path / "cache").rglob("*.npy"):
+        path.unlink()
+    make_cache(tmp_path / "clips", separators, tmp_path / "cache")
     # A clip that has changed.
     for path in (tmp_path / "clips").iterdir():
         soundfile.write(path, 0.1 * np.ones(16000), 16000)
@@ -317,6 +361,39 @@ def test_cache__that_is_stale_is_refused(separators: Path, tmp_path: Path) -> No
     write_separator(separators / "end.ckpt", seed=7)
     with pytest.raises(ValueError, match="were made by another checkpoint"):
         fit_cached(tmp_path, separators)
+
+
+def test_cache__follows_clips_that_have_moved(
+    separators: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_clips(tmp_path / "old")
+    (tmp_path / "old" / "broken.wav").write_bytes(b"no audio")
+    monkeypatch.chdir(tmp_path / "old")
+    make_cache(Path(), separators, tmp_path / "cache")  # of the working folder, which training need not share
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old").rename(tmp_path / "clips")
+    with pytest.raises(ValueError, match="7 of 7 clips are not in the cache"):
+        fit_cached(tmp_path, separators)
+    make_cache(tmp_path / "clips", separators, tmp_path / "cache")
+    fit_cached(tmp_path, separators)  # the broken one is skipped here and there
+
+
+def test_cache__a_damaged_list_is_refused(separators: Path, tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips")
+    make_cache(tmp_path / "clips", separators, tmp_path / "cache")
+    (tmp_path / "cache" / "end" / "separation.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="separation.jsonl is damaged"):
+        make_method(separators, tmp_path / "cache")
+
+
+def test_cache__options_of_files_are_refused(
+    separators: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clips(tmp_path / "clips")
+    arguments = [str(tmp_path / "clips"), "--checkpoint", str(separators / "end.ckpt"), "--cache", str(tmp_path / "c")]
+    for option in (["--pictures"], ["--window_seconds", "3"]):
+        assert separate([*arguments, *option]) == 2
+        assert "go with --output" in capsys.readouterr().err
 
 
 def test_cache__needs_files(separators: Path, tmp_path: Path) -> None:

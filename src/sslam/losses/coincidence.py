@@ -60,7 +60,8 @@ class Coincidence(nn.Module):
     shared; the mean of the losses and the averaged gradients are those of one process with the whole batch.
 
     Args:
-        gather_negatives: Whether the clips of all processes are negatives; their batches must have the same size.
+        gather_negatives: Whether the clips of all processes are negatives, in training mode; their batches must have
+            the same size, which evaluation does not promise.
     """
 
     def __init__(self, gather_negatives: bool = False) -> None:
@@ -79,7 +80,7 @@ class Coincidence(nn.Module):
         Returns:
             Scalar.
         """
-        if self.gather_negatives and num_processes() > 1:
+        if self.gather_negatives and self.training and num_processes() > 1:
             return coincidence_loss(
                 head(first_BD, all_gather_with_gradient(second_BD)), first_column=distributed.get_rank() * len(first_BD)
             )

@@ -60,7 +60,8 @@ class NTXent(nn.Module):
 
     Args:
         temperature: Greater than 0. Published: 0.3.
-        gather_negatives: Whether the clips of all processes are negatives; their batches must have the same size.
+        gather_negatives: Whether the clips of all processes are negatives, in training mode; their batches must have
+            the same size, which evaluation does not promise.
 
     Raises:
         ValueError: If the temperature is not greater than 0.
@@ -75,6 +76,6 @@ class NTXent(nn.Module):
 
     def forward(self, first_BD: Tensor, second_BD: Tensor) -> Tensor:
         """Two views of the same clips, each (B, D), to a scalar."""
-        if self.gather_negatives:
+        if self.gather_negatives and self.training:
             first_BD, second_BD = all_gather_with_gradient(torch.stack([first_BD, second_BD], dim=1)).unbind(dim=1)
         return nt_xent_loss(first_BD, second_BD, self.temperature)

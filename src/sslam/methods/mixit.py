@@ -80,7 +80,7 @@ class MixIT(pl.LightningModule):
     # ---- the method -------------------------------------------------------------------------------------------------
 
     def mixtures(self, waveform_BT: Tensor) -> Tensor:
-        """Clips (B, T) in the groups that are added up, (G, M, T); what is left at the end of a set is left out."""
+        """Clips (B, T) in the groups that are added up, (G, M, T); what is left over is left out."""
         num_sums = len(waveform_BT) // self.mixtures_per_sum
         return waveform_BT[: num_sums * self.mixtures_per_sum].unflatten(0, (num_sums, self.mixtures_per_sum))
 
@@ -89,12 +89,6 @@ class MixIT(pl.LightningModule):
         return mixit_loss(mixtures_GMT, estimates_GNT, self.max_snr).mean()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        clips = len(batch["waveform"])
-        if clips % self.mixtures_per_sum:
-            raise ValueError(
-                f"The batch size must be a multiple of mixtures_per_sum {self.mixtures_per_sum}, got {clips}. "
-                "Change --data.batch_size."
-            )
         mixtures_GMT = self.mixtures(batch["waveform"])
         loss = self.loss(mixtures_GMT, self.separator(mixtures_GMT.sum(dim=1)))
         self.log("train/loss", loss.detach(), prog_bar=True)
@@ -108,17 +102,33 @@ class MixIT(pl.LightningModule):
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.evaluation_step(batch)
 
+    def on_validation_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        self.start_evaluation()
+
     def on_validation_epoch_end(self) -> None:
         self.log_evaluation("val")
 
     def on_test_epoch_end(self) -> None:
         self.log_evaluation("test")
 
+    def start_evaluation(self) -> None:
+        """Forget the last one."""
+        for metric in (self.mean_loss, self.mixture_improvement, self.separation):
+            metric.reset()
+
     def evaluation_step(self, batch: dict[str, Any]) -> None:
-        """Loss and MoMi of sums of mixtures; where the sources are known (``stems``), how the clips are separated."""
+        """Loss and MoMi of sums of mixtures; where the sources are known (``stems``), how the clips are separated.
+
+        Which clips are added up depends on their order, and so on the number of processes.
+        """
         mixtures_GMT = self.mixtures(batch["waveform"])
         if len(mixtures_GMT):
             estimates_GNT = self.separator(mixtures_GMT.sum(dim=1))
+            if not estimates_GNT.isfinite().all():
+                raise ValueError("The separator's estimates are not finite: its weights have diverged. Take others.")
             self.mean_loss.update(self.loss(mixtures_GMT, estimates_GNT), weight=len(mixtures_GMT))
             self.mixture_improvement.update(estimates_GNT, mixtures_GMT)
         if "stems" in batch:
@@ -131,14 +141,12 @@ class MixIT(pl.LightningModule):
             "momi": self.mixture_improvement.compute(),
             **self.separation.compute().scalars(),
         }
-        for metric in (self.mean_loss, self.mixture_improvement, self.separation):
-            metric.reset()
         # Equal on all ranks already; sync_dist says so to Lightning.
         known = {f"{split}/{name}": value for name, value in values.items() if not math.isnan(value)}
         self.log_dict(known, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Estimates (B, N, T) of whole clips, with the clips' ``index``."""
+        """Estimates (B, N, T) of clips with their padding, and their ``index``; ``sslam separate`` is for files."""
         return {"index": batch["index"], "estimates": self.separator(batch["waveform"])}
 
     # ---- training ---------------------------------------------------------------------------------------------------
@@ -148,6 +156,12 @@ class MixIT(pl.LightningModule):
             raise ValueError(
                 f"trainer.precision must be 32-true or bf16-mixed, got {self.trainer.precision}: waveforms, masks and "
                 "the loss need float32."
+            )
+        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", self.mixtures_per_sum)
+        if batch_size % self.mixtures_per_sum:
+            raise ValueError(
+                f"The batch size must be a multiple of mixtures_per_sum {self.mixtures_per_sum}, got {batch_size}: the "
+                "clips of a batch are added up. Change --data.batch_size."
             )
         if self.initial_checkpoint is not None and self.trainer.ckpt_path is None:
             self.load_initial_weights(Path(self.initial_checkpoint))

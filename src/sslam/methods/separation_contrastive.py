@@ -4,13 +4,16 @@ Shape letters: B clips, V views of a clip, S sources (mixture and channels), T s
 frames, F mel bins, D width.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
+from torchmetrics.aggregation import MeanMetric
 
+from sslam.audio import SAMPLE_RATE
 from sslam.frontends import Frontend
 from sslam.losses import Coincidence, NTXent
 from sslam.networks import CoincidenceHead, Encoder, ProjectionHead
@@ -70,6 +73,15 @@ class SeparationContrastive(pl.LightningModule):
                 f"{type(comparison).__name__} needs separated channels. Give --model.processors with the checkpoints "
                 "of separators, or --model.comparison sslam.transforms.MixtureAgainstMixture."
             )
+        if comparison.uses_channels and processors is not None and processors.num_channels < comparison.min_channels:
+            raise ValueError(
+                f"{type(comparison).__name__} needs separators with at least {comparison.min_channels} channels, got "
+                f"{processors.num_channels}. Give other checkpoints, or another --model.comparison."
+            )
+        if frontend.sample_rate != SAMPLE_RATE:
+            raise ValueError(
+                f"The front end's sample_rate must be the clips' {SAMPLE_RATE} Hz, got {frontend.sample_rate}."
+            )
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
         if frontend.num_mel_bins != encoder.num_mel_bins:
@@ -84,12 +96,17 @@ class SeparationContrastive(pl.LightningModule):
         self.processors = processors if comparison.uses_channels else None
         self.similarity = similarity
         self.coincidence = coincidence
-        self.similarity_head = similarity and ProjectionHead(encoder.width, projection_hidden, projection_width)
-        self.coincidence_head = coincidence and CoincidenceHead(encoder.width, coincidence_hidden)
+        self.similarity_head = None
+        self.coincidence_head = None
+        if similarity is not None:
+            self.similarity_head = ProjectionHead(encoder.width, projection_hidden, projection_width)
+        if coincidence is not None:
+            self.coincidence_head = CoincidenceHead(encoder.width, coincidence_hidden)
         self.num_pairs = (similarity is not None) + (coincidence is not None)
         self.spec_augment = spec_augment
         self.temporal_proximity = temporal_proximity
         self.learning_rate = learning_rate
+        self.mean_loss = MeanMetric()
 
     # ---- the method -------------------------------------------------------------------------------------------------
 
@@ -153,7 +170,7 @@ class SeparationContrastive(pl.LightningModule):
 
     @torch.no_grad()
     def embed(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
-        """Embeddings (B, D) of whole clips of any length, float32: the encoder is applied to all their frames.
+        """Embeddings (B, D) of whole clips, float32: the encoder is applied to all their frames, also those of padding.
 
         The paper does not say how clips are embedded from an encoder of 0.96 s; a convolutional encoder with global
         pooling and a transformer with positions for two minutes take them as they are.
@@ -167,7 +184,8 @@ class SeparationContrastive(pl.LightningModule):
         random = RandomSource.seeded(self.device, torch.initial_seed(), self.global_rank, self.global_step, batch_idx)
         paths = None
         if self.processors is not None and self.processors.caches is not None:
-            paths = [self.clip_path(int(index)) for index in batch["index"]]
+            dataset = self.training_set()
+            paths = [dataset.path(int(index)) for index in batch["index"]]
         terms = self.losses(batch["waveform"], batch["num_samples"], paths, random)
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss.detach(), prog_bar=True)
@@ -175,14 +193,38 @@ class SeparationContrastive(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The losses with views that are the same at every evaluation, and always separated on the fly."""
+        self.evaluation_step(batch, batch_idx)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluation_step(batch, batch_idx)
+
+    def on_validation_epoch_start(self) -> None:
+        self.mean_loss.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.mean_loss.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.log_evaluation("test")
+
+    def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The loss with views that are the same at every evaluation, and always separated on the fly."""
         clips = len(batch["waveform"])
         if clips < 2:
             return  # the last clip of a set has no negatives
-        random = RandomSource.seeded(self.device, batch_idx)
+        random = RandomSource.seeded(self.device, self.global_rank, batch_idx)
         terms = self.losses(batch["waveform"], batch["num_samples"], None, random)
-        loss = torch.stack(list(terms.values())).sum()
-        self.log("val/loss", loss, batch_size=clips, sync_dist=True, on_epoch=True)
+        self.mean_loss.update(torch.stack(list(terms.values())).sum(), weight=clips)
+
+    def log_evaluation(self, split: str) -> None:
+        """Log the mean over all clips of all processes; every process takes part, also one that has had no clip."""
+        loss = float(self.mean_loss.compute())
+        if not math.isnan(loss):
+            # Equal on all ranks already; sync_dist says so to Lightning.
+            self.log(f"{split}/loss", loss, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips ``embedding`` (B, D), with the clips' ``index``."""
@@ -196,7 +238,8 @@ class SeparationContrastive(pl.LightningModule):
             )
         if stage == "fit" and self.processors is not None and self.processors.caches is not None:
             dataset = self.training_set()
-            self.processors.check_caches([dataset.path(index) for index in range(len(dataset))])
+            paths = [dataset.path(index) for index in range(len(dataset))]
+            self.processors.check_caches(paths, round(dataset.clip_seconds * SAMPLE_RATE))
 
     def training_set(self) -> Any:
         """The data module's training clips, which must be files where channels are read from a cache."""
@@ -207,10 +250,6 @@ class SeparationContrastive(pl.LightningModule):
                 "so their channels cannot be read from a cache. Leave --model.processors.cache out."
             )
         return dataset
-
-    def clip_path(self, index: int) -> str:
-        """File of a training clip."""
-        return str(self.training_set().path(index))
 
     def configure_gradient_clipping(
         self,

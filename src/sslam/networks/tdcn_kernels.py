@@ -12,7 +12,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-EPS = 1e-3  # added to the variance
+from sslam.networks.tdcn_operations import EPS
+
 Value = np.floating[Any]
 Rows = NDArray[Value]
 

@@ -6,7 +6,6 @@ A cache folder holds, for one checkpoint, ``<clip>.npy`` with the channels (N, T
 Shape letters: B clips, N channels, T samples.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +19,8 @@ from sslam.audio import SAMPLE_RATE, AudioFileError, DecodedAudio, FileProblem, 
 from sslam.checkpoints.loading import file_sha256
 from sslam.files import write_whole
 from sslam.networks import Separator
-from sslam.separation.state import STATE, InputFile, State
+from sslam.separation.state import STATE, VERSION, InputFile, State, read_state
+from sslam.separation.waveform import rows_at_once
 
 REMEDY = "Make it again: sslam separate FOLDER --checkpoint {checkpoint} --cache {cache}."
 
@@ -30,7 +30,7 @@ def cache_settings(checkpoint: Path) -> dict[str, str]:
     return {"checkpoint_sha256": file_sha256(checkpoint), "output": "channels"}
 
 
-def write_cache(separator: Separator, files: Sequence[InputFile], state: State, clips_at_once: int) -> None:
+def write_cache(separator: Separator, files: Sequence[InputFile], state: State, batch_size: int) -> None:
     """Separate whole clips and keep their channels.
 
     Clips are read as the data modules read them: mono, at 16 kHz, from beginning to end. What they skip is skipped.
@@ -39,15 +39,19 @@ def write_cache(separator: Separator, files: Sequence[InputFile], state: State, 
         separator: In eval mode, on its device.
         files: Those that are not finished.
         state: Of the cache's folder.
-        clips_at_once: Consecutive clips of equal length that go through the network together.
+        batch_size: Clips of ten seconds that go through the network together, if consecutive ones have one length; of
+            longer ones fewer.
     """
     device = next(separator.parameters()).device
     with tqdm(total=len(files), desc="separating", unit=" clips", disable=None) as progress:
-        for clips in _clips_of_one_length(separator, files, state, clips_at_once):
+        for clips in _clips_of_one_length(files, state, batch_size):
             waveform_BT = torch.from_numpy(np.stack([audio.waveform for _, audio in clips])).to(device)
             with torch.no_grad():
                 channels_BNT = separator(waveform_BT).cpu().numpy()
             for (file, audio), channels_NT in zip(clips, channels_BNT, strict=True):
+                if not np.isfinite(channels_NT).all():
+                    state.add(file, FileProblem(file.path, "its channels are not finite", "skipped"))
+                    continue
                 _save(state.folder / file.output_name(".npy"), channels_NT)
                 state.add(file, audio.problem)
             progress.update(len(state.finished) - progress.n)
@@ -63,7 +67,7 @@ def _save(path: Path, channels_NT: Waveform) -> None:
 
 
 def _clips_of_one_length(
-    separator: Separator, files: Sequence[InputFile], state: State, clips_at_once: int
+    files: Sequence[InputFile], state: State, batch_size: int
 ) -> Iterator[list[tuple[InputFile, DecodedAudio]]]:
     def readable() -> Iterator[tuple[InputFile, DecodedAudio]]:
         for file in files:
@@ -74,11 +78,11 @@ def _clips_of_one_length(
                 continue
             yield file, audio
 
-    for _, clips in groupby(readable(), key=lambda clip: len(clip[1].waveform)):
+    for length, clips in groupby(readable(), key=lambda clip: len(clip[1].waveform)):
         some: list[tuple[InputFile, DecodedAudio]] = []
         for clip in clips:
             some.append(clip)
-            if len(some) == clips_at_once:
+            if len(some) >= rows_at_once(batch_size, length / SAMPLE_RATE):
                 yield some
                 some = []
         if some:
@@ -102,33 +106,50 @@ class ChannelCache:
         path = folder / STATE
         if not path.is_file():
             raise ValueError(f"There is no cache of separated channels in {folder}. {self.remedy}")
-        # Without its end the last line was cut off by a kill; its clip counts as missing.
-        about, *entries = map(json.loads, path.read_text(encoding="utf-8").split("\n")[:-1])
-        wanted = cache_settings(checkpoint)
-        found = {name: about["settings"].get(name) for name in wanted}
+        found, finished, _ = read_state(path)
+        wanted = {"version": VERSION} | cache_settings(checkpoint)
         if found != wanted:
             raise ValueError(
                 f"The channels in {folder} were made by another checkpoint or for another purpose ({found}) than "
                 f"{checkpoint} ({wanted}). {self.remedy}"
             )
         self.files: dict[str, InputFile] = {}
-        for entry in entries:
-            problem = entry.pop("problem")
-            if problem is None or FileProblem(*problem).action != "skipped":
-                file = InputFile(**entry)
-                self.files[str(Path(file.path).absolute())] = file
+        self.skipped: set[str] = set()
+        for file, problem in finished.values():
+            clip = str(Path(file.path).absolute())
+            if problem is not None and problem.action == "skipped":
+                self.skipped.add(clip)
+            else:
+                self.files[clip] = file
 
-    def check(self, paths: Sequence[str]) -> None:
-        """Refuse a list of clips other than that of the cache.
+    def check(self, paths: Sequence[str], num_samples: int) -> None:
+        """Refuse a list of clips other than that of the cache, before training meets one.
+
+        Args:
+            paths: Files of the clips; bad ones, which the cache has skipped, are skipped in training as well.
+            num_samples: T of the longest clip that is not cut.
 
         Raises:
-            ValueError: If most of the clips are missing; a few may be, as bad files are.
+            ValueError: If clips are missing, or longer.
         """
-        missing = [path for path in paths if str(Path(path).absolute()) not in self.files]
-        if len(missing) > 0.1 * len(paths):
+        clips = [str(Path(path).absolute()) for path in paths]
+        missing = [clip for clip in clips if clip not in self.files and clip not in self.skipped]
+        files = {clip: self.folder / self.files[clip].output_name(".npy") for clip in clips if clip in self.files}
+        missing += [clip for clip, file in files.items() if not file.is_file()]
+        if missing:
             raise ValueError(
                 f"{len(missing)} of {len(paths)} clips are not in the cache {self.folder}, the first is {missing[0]}. "
                 f"{self.remedy}"
+            )
+        sizes = {clip: file.stat().st_size for clip, file in files.items()}
+        if not sizes:
+            return
+        longest = max(sizes, key=lambda clip: sizes[clip])
+        found = _load(files[longest], self.remedy).shape[1]
+        if found > num_samples:
+            raise ValueError(
+                f"Channels are of whole files, and training cuts those longer than {num_samples / SAMPLE_RATE:g} s: "
+                f"{longest} has {found / SAMPLE_RATE:g} s. Raise --data.clip_seconds to that at least."
             )
 
     def read(self, path: str, num_samples: int) -> Tensor:
@@ -148,11 +169,18 @@ class ChannelCache:
             raise ValueError(
                 f"The clip {path} has changed since its channels in {self.folder} were made. {self.remedy}"
             )
-        channels_NT = np.load(self.folder / file.output_name(".npy"), mmap_mode="r")
+        channels_NT = _load(self.folder / file.output_name(".npy"), self.remedy)
         if channels_NT.shape[1] != num_samples:
             raise ValueError(
                 f"The clip {path} has {num_samples} samples and its channels in {self.folder} {channels_NT.shape[1]}. "
-                f"Channels are of whole files: raise --data.clip_seconds to {channels_NT.shape[1] / SAMPLE_RATE:g} at "
-                "least, so that files are not cut."
+                f"{self.remedy}"
             )
         return torch.from_numpy(np.array(channels_NT))
+
+
+def _load(path: Path, remedy: str) -> Waveform:
+    try:
+        channels_NT: Waveform = np.load(path, mmap_mode="r")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"The channels in {path} cannot be read ({error}). Remove the file. {remedy}") from error
+    return channels_NT

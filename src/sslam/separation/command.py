@@ -56,10 +56,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--window_seconds",
         "--window-seconds",
         type=float,
-        default=WINDOW_SECONDS,
         metavar="S",
         help="longer files are separated in overlapping windows of this length, which bounds the memory (default: "
-        "%(default)g)",
+        f"{WINDOW_SECONDS:g}); with --output",
     )
     parser.add_argument(
         "--batch_size",
@@ -101,7 +100,8 @@ def _fail(message: str, code: int) -> int:
 
 def separate(options: argparse.Namespace) -> int:
     """Write the sources of files; see :func:`main`."""
-    wanted = Wanted(options.window_seconds, options.batch_size, options.pictures)
+    window_seconds = WINDOW_SECONDS if options.window_seconds is None else options.window_seconds
+    wanted = Wanted(window_seconds, options.batch_size, options.pictures)
     files = find_inputs(options.paths, options.output)
     separator = prepare_separator(options)
     about = {
@@ -111,7 +111,7 @@ def separate(options: argparse.Namespace) -> int:
         "sample_rate": separator.sample_rate,
         "settings": {
             "checkpoint_sha256": file_sha256(options.checkpoint),
-            "window_seconds": options.window_seconds,
+            "window_seconds": window_seconds,
         },
     }
     state = State(options.output, about)
@@ -126,10 +126,13 @@ def separate(options: argparse.Namespace) -> int:
 
 def separate_into_cache(options: argparse.Namespace) -> int:
     """Keep the channels of training clips; see :func:`main`."""
-    if options.pictures:
-        raise UsageError("--pictures goes with --output, not with --cache.")
+    if options.pictures or options.window_seconds is not None:
+        raise UsageError(
+            "--pictures and --window_seconds go with --output; for --cache clips are separated as a whole."
+        )
     folder = options.cache / options.checkpoint.stem
-    files = find_inputs(options.paths, options.cache)
+    # Training finds the clips from wherever it is started.
+    files = find_inputs([str(Path(path).absolute()) for path in options.paths], options.cache)
     separator = prepare_separator(options)
     if separator.sample_rate != SAMPLE_RATE:
         raise UsageError(
@@ -138,6 +141,10 @@ def separate_into_cache(options: argparse.Namespace) -> int:
         )
     about = {"sslam": sslam.__version__, "checkpoint": str(options.checkpoint), "num_sources": separator.num_sources}
     state = State(folder, about | {"settings": cache_settings(options.checkpoint)})
+    for file in files:
+        known, _ = state.finished.get(file.name, (file, None))
+        if known.stamp == file.stamp and known.path != file.path:
+            state.finished.pop(file.name)  # it has moved: its line is written anew
     left = unfinished(files, state, lambda file: [file.output_name(".npy")])
     write_cache(separator, left, state, options.batch_size)
     return report(files, state, separator.num_sources)
@@ -163,7 +170,8 @@ def prepare_separator(options: argparse.Namespace) -> Separator:
         CheckpointError: If the file cannot be used.
     """
     try:
-        check_settings(options.window_seconds, options.batch_size)
+        window_seconds = WINDOW_SECONDS if options.window_seconds is None else options.window_seconds
+        check_settings(window_seconds, options.batch_size)
         device = choose_device(options.device)
         return load_separator(options.checkpoint).to(device)
     except (CheckpointError, UsageError):

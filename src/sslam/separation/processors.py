@@ -27,7 +27,8 @@ class Processors:
         folder: Where they are; names with a folder of their own are taken from there.
         cache: Folder with a cache of each file, ``CACHE/step=00000000`` and so on, that ``sslam separate --cache`` made
             of the training clips. None separates on the fly.
-        clips_at_once: Clips that go through a separator together, which bounds the memory.
+        clips_at_once: Clips that go through a separator together on a GPU, which bounds the memory. A CPU takes them
+            one by one, which is faster: the memory of several would be mapped anew at every layer.
 
     Raises:
         ValueError: If no file is given, one cannot be used, they differ in their number of channels, or a cache is
@@ -60,10 +61,10 @@ class Processors:
         """How many there are."""
         return len(self.separators)
 
-    def check_caches(self, paths: Sequence[str]) -> None:
-        """Refuse caches that were made of other clips, with a ValueError."""
+    def check_caches(self, paths: Sequence[str], num_samples: int) -> None:
+        """Refuse caches that were made of other clips, or of longer ones than ``num_samples``, with a ValueError."""
         for cache in self.caches or []:
-            cache.check(paths)
+            cache.check(paths, num_samples)
 
     def channels(
         self, waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor, paths: Sequence[str] | None = None
@@ -86,10 +87,11 @@ class Processors:
         for row, path in enumerate(paths):
             cache, num_samples = self.caches[int(processor_B[row])], int(num_samples_B[row])
             channels_BNT[row, :, :num_samples] = cache.read(path, num_samples)
-        return channels_BNT.to(waveform_BT.device, non_blocking=True)
+        return channels_BNT.to(waveform_BT.device)
 
     @torch.no_grad()
     def _separate(self, waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor) -> Tensor:
+        clips_at_once = 1 if waveform_BT.device.type == "cpu" else self.clips_at_once
         channels_BNT = waveform_BT.new_zeros(len(waveform_BT), self.num_channels, waveform_BT.shape[1])
         # Clips of one length and one processor go together; usually all clips have one length.
         for number, separator in enumerate(self.separators):
@@ -101,7 +103,7 @@ class Processors:
                         f"A clip of {num_samples} samples cannot be separated; the separator needs "
                         f"{separator.min_samples}. Leave such clips out."
                     )
-                for some in rows.split(self.clips_at_once):
+                for some in rows.split(clips_at_once):
                     clips = some.to(waveform_BT.device)
                     channels_BNT[clips, :, :num_samples] = separator(waveform_BT[clips, :num_samples])
         return channels_BNT

@@ -51,6 +51,31 @@ class InputFile:
         return Path(self.name).with_name(Path(self.name).stem + suffix)
 
 
+Finished = dict[str, tuple[InputFile, FileProblem | None]]
+"""By name, files that are finished, and what was wrong with them."""
+
+
+def read_state(path: Path) -> tuple[dict[str, Any], Finished, bool]:
+    """The list of a folder: settings with their version, files, and whether its last line was cut off by a kill.
+
+    Raises:
+        UsageError: If it is damaged.
+    """
+    finished: Finished = {}
+    try:
+        # A line without its end does not count.
+        *lines, cut_off = path.read_text(encoding="utf-8").split("\n")
+        about, *entries = map(json.loads, lines)
+        settings = {"version": about["version"]} | about["settings"]
+        for entry in entries:
+            problem = entry.pop("problem")
+            file = InputFile(**entry)
+            finished[file.name] = file, None if problem is None else FileProblem(*problem)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged. Give another output folder, or remove this one.") from error
+    return settings, finished, bool(cut_off)
+
+
 class State:
     """The output folder with its list of finished files.
 
@@ -65,7 +90,7 @@ class State:
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         self.folder = folder
         self.path = folder / STATE
-        self.finished: dict[str, tuple[InputFile, FileProblem | None]] = {}
+        self.finished: Finished = {}
         if self.path.is_file():
             self._resume(about["settings"])
             return
@@ -77,17 +102,7 @@ class State:
         self._write([json.dumps({"version": VERSION} | about)])
 
     def _resume(self, settings: dict[str, Any]) -> None:
-        # Without its end a line was cut off by a kill; its file is separated again.
-        *lines, cut_off = self.path.read_text(encoding="utf-8").split("\n")
-        try:
-            about, *entries = map(json.loads, lines)
-            before = {"version": about["version"]} | about["settings"]
-            for entry in entries:
-                problem = entry.pop("problem")
-                file = InputFile(**entry)
-                self.finished[file.name] = file, None if problem is None else FileProblem(*problem)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(f"{self.path} is damaged. Give another output folder, or remove this one.") from error
+        before, self.finished, cut_off = read_state(self.path)
         now = {"version": VERSION} | settings
         different = [
             f"{name} was {before.get(name)} and is now {now.get(name)}"
@@ -100,7 +115,7 @@ class State:
                 "then, or another output folder."
             )
         if cut_off:
-            self._write(lines)
+            self._write(self.path.read_text(encoding="utf-8").split("\n")[:-1])
 
     def _write(self, lines: Iterable[str]) -> None:
         partial = self.path.with_name(STATE + ".partial")

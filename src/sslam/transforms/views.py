@@ -17,6 +17,7 @@ class Comparison:
     """Base of the comparisons: which source each of the two views of a pair is taken from."""
 
     uses_channels = True
+    min_channels = 1
 
     def __call__(self, num_clips: int, num_channels: int, generator: torch.Generator) -> Tensor:
         """Sources of the first and the second view, (B, 2) int64, drawn for every clip on its own."""
@@ -53,6 +54,8 @@ class MixtureAgainstAny(Comparison):
 
 class ChannelAgainstChannel(Comparison):
     """Two different channels of the clip."""
+
+    min_channels = 2
 
     def __call__(self, num_clips: int, num_channels: int, generator: torch.Generator) -> Tensor:
         first_B = torch.randint(num_channels, (num_clips,), generator=generator)
