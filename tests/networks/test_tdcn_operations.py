@@ -1,5 +1,10 @@
 """The fused operation against the same steps as library calls, forward and backward."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -114,3 +119,21 @@ def test_norm_conv_norm__constant_rows_give_the_bias() -> None:
     tensors[0] = torch.full((1, 4, 30), 7.0, dtype=torch.float64)
     tensors[4] = torch.zeros(4, 3, dtype=torch.float64)
     torch.testing.assert_close(call(norm_conv_norm, tensors, 2), tensors[8].expand(1, 4, 30))
+
+
+@pytest.mark.slow
+def test_norm_conv_norm__compiled_now_or_before_is_the_same_to_the_last_bit(tmp_path: Path) -> None:
+    # A run that goes on has the code from the cache, and its first part compiled it.
+    script = (
+        "import torch; from sslam.networks import TDCN\n"
+        "torch.manual_seed(0); separator = TDCN(num_basis=12, width=8, hidden_width=10, num_blocks=3)\n"
+        "estimates = separator(torch.randn(1, 9000)); estimates.square().sum().backward()\n"
+        "print(estimates.double().sum().item(), *(p.grad.double().sum().item() for p in separator.parameters()))"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", script]
+    first, second = (
+        subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout for _ in range(2)
+    )
+    assert list(tmp_path.rglob("*.nbc"))
+    assert first == second
