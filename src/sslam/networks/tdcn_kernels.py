@@ -17,8 +17,8 @@ from sslam.networks.tdcn_operations import EPS
 Value = np.floating[Any]
 Rows = NDArray[Value]
 
-# Sums in any order, so that they are vectorised; NaN stays NaN. Without Python's lock, so that threads run at once. In one
-# piece: parts that call each other round otherwise when they come from the cache than when they were just compiled.
+# Sums in any order, so that they are vectorised; NaN stays NaN. Without Python's lock, so that threads run at once. In
+# one piece: parts that call each other round otherwise when they come from the cache than when they were just compiled.
 _compiled = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", nogil=True, cache=True, inline="always")
 
 
