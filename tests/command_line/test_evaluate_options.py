@@ -28,6 +28,10 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--model.label", "x"], "--model.label cannot be given for every run"),
         (["--folds", "1", "7"], "--folds 7: experiments/evaluation/esc50_linear_probe.yaml has the folds 1, 2"),
         (["--checkpoint", "=a.ckpt"], "--checkpoint =a.ckpt has an empty name"),
+        (
+            ["--checkpoint", "log-mel=experiments/evaluation/baselines/log_mel.yaml", "--model.frontend", "x"],
+            "--model.frontend cannot be given for every run, because a baseline's YAML sets it",
+        ),
         # The second one would count as done before.
         (RECIPE, "esc50_linear_probe/a-fold1. Name every recipe once"),
         (["--checkpoint", "b c=a.ckpt", "--checkpoint", "b_c=a.ckpt"], "for b c and "),

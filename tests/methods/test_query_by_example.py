@@ -36,6 +36,26 @@ def contrastive(tmp_path: Path) -> tuple[SeparationContrastive, str]:
     return model, saved(tmp_path / "last.ckpt", model)
 
 
+@pytest.mark.parametrize(
+    ("frontend", "message"),
+    [
+        (KaldiFbank(num_mel_bins=64), r"trained on LogMel features \(.*log_offset 0.001\).* makes KaldiFbank features"),
+        (KaldiFbank(), "makes KaldiFbank features .*num_mel_bins 128"),
+        (LogMel(log_offset=0.01), r"log_offset 0.01\). Pass --model.frontend null, which takes the checkpoint's"),
+    ],
+)
+def test_query_by_example__refuses_features_that_the_encoder_does_not_know(
+    contrastive: tuple[SeparationContrastive, str], frontend: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        QueryByExample(frontend=frontend, initial_checkpoint=contrastive[1])
+
+
+def test_query_by_example__takes_other_statistics_and_lengths(contrastive: tuple[SeparationContrastive, str]) -> None:
+    model = QueryByExample(frontend=LogMel(num_frames=200, mean=-2.0, std=3.0), initial_checkpoint=contrastive[1])
+    assert (model.frontend.num_frames, model.frontend.architecture()["mean"]) == (200, -2.0)
+
+
 def test_query_by_example__of_a_contrastive_run_is_the_metric_of_its_embeddings(
     contrastive: tuple[SeparationContrastive, str], tones: Any, quiet_trainer: Any
 ) -> None:

@@ -116,7 +116,7 @@ class Checkpoint:
         if arguments is None:
             raise CheckpointError(
                 "The checkpoint does not state its front end. Give one that fits, such as --model.frontend "
-                "sslam.frontends.KaldiFbank for EAT and SSLAM."
+                "sslam.frontends.KaldiFbank --model.whole_clips true for EAT and SSLAM."
             )
         return LogMel(**arguments) if "log_offset" in arguments else KaldiFbank(**arguments)
 

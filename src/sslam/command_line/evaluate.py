@@ -237,6 +237,13 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
                 f"{option} cannot be given for every run, because evaluate sets it: --checkpoint chooses the weights "
                 "and their names, --random adds random weights, --folds chooses folds, --output the folder."
             )
+        if option.startswith(("--model.frontend", "--model.encoder")) and any(
+            evaluation.weights.is_baseline for evaluation in runs
+        ):
+            raise UsageError(
+                f"{option} cannot be given for every run, because a baseline's YAML sets it. Evaluate the baseline in "
+                "a command of its own; sslam report joins them."
+            )
 
 
 def run(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int, str]:

@@ -51,9 +51,10 @@ class LogMel(Frontend):
         log_offset: float = 0.001,
     ) -> None:
         super().__init__()
-        for name, count in (("num_frames", num_frames), ("num_mel_bins", num_mel_bins)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count}.")
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
+        if num_mel_bins < 4:
+            raise ValueError(f"num_mel_bins must be at least 4, got {num_mel_bins}.")
         for name, value in (("std", std), ("log_offset", log_offset)):
             if value <= 0:
                 raise ValueError(f"{name} must be > 0, got {value}.")

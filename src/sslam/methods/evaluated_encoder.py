@@ -70,6 +70,8 @@ class EvaluatedEncoder(pl.LightningModule):
                 encoder = checkpoint.new_encoder(drop_path)
             if frontend is None:
                 frontend = checkpoint.build_frontend()
+            elif "frontend" in checkpoint.hyper_parameters:
+                require_same_features(frontend, checkpoint.build_frontend(), initial_checkpoint)
         if frontend is None:
             raise ValueError(
                 "An encoder that is given needs a front end. Give --model.frontend, such as sslam.frontends.LogMel."
@@ -78,7 +80,7 @@ class EvaluatedEncoder(pl.LightningModule):
         if frontend.num_mel_bins != encoder.num_mel_bins:
             raise ValueError(
                 f"The front end's num_mel_bins must be the encoder's {encoder.num_mel_bins}, "
-                f"got {frontend.num_mel_bins}."
+                f"got {frontend.num_mel_bins}. Give both the same."
             )
         self.frontend = frontend
         self.encoder = encoder
@@ -173,3 +175,27 @@ class EvaluatedEncoder(pl.LightningModule):
             "step": self.trainer.global_step,
             "seed": torch.initial_seed(),
         }
+
+
+def require_same_features(given: Frontend, stated: Frontend, path: str) -> None:
+    """Refuse a front end that makes other features than the encoder was trained on.
+
+    Length and statistics may be those of the data at hand.
+
+    Raises:
+        ValueError: If the front ends differ in anything else.
+    """
+    ours, theirs = (
+        {name: value for name, value in frontend.architecture().items() if name not in ("num_frames", "mean", "std")}
+        for frontend in (given, stated)
+    )
+    if type(given) is not type(stated) or ours != theirs:
+        raise ValueError(
+            f"The encoder in {path} was trained on {type(stated).__name__} features ({_in_words(theirs)}), and the "
+            f"front end makes {type(given).__name__} features ({_in_words(ours)}). Pass --model.frontend null, which "
+            "takes the checkpoint's."
+        )
+
+
+def _in_words(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in arguments.items())

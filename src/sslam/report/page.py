@@ -52,7 +52,7 @@ dd { margin: 0 }
 WORDS = {
     "linear probe, fine tune": "Two ways to judge a pre-trained encoder by what a classifier on top of it finds: in a "
     "linear probe the encoder stays as it is, in fine-tuning it learns along.",
-    "shallow classifier": "A linear probe with one hidden layer, on embeddings of length 1.",
+    "shallow classifier": "A linear probe with one hidden layer; as published, on embeddings of length 1.",
     "query by example, QbE mAP": "Retrieval without any classifier: pairs of clips are ranked by how near the encoder "
     "places them; 100 % means that all pairs of one class lie nearer than pairs of a clip with the class and one "
     "without. Mean over the classes that have such pairs.",
@@ -68,7 +68,8 @@ WORDS = {
     "because clips with more sounds have more labels: compare lines at one place rather than along a line.",
     "± and over": "Standard deviation (with n - 1) over folds, seeds, or heads: classifiers trained with different "
     "seeds on the same frozen encoder.",
-    "classes with support": "Classes of which at least one clip was scored. Only these count in mAP.",
+    "classes with support": "Classes of which at least one clip was scored (for retrieval: two, and one without the "
+    "class). Only these count in mAP.",
 }
 
 
@@ -263,8 +264,8 @@ def draw_column(table: Table, column: Column) -> list[Picture]:
             continue
         cell = table.cells[best, column]
         caption = (
-            f"{column.name}, {method.lower()}: average precision of the classes; in brackets the scored clips that "
-            "have them. Bars: the best weights; dots: the others."
+            f"{column.name}, {method.lower()}: average precision of the classes; in brackets the scored clips (for "
+            "retrieval: the examples) that have them. Bars: the best weights; dots: the others."
         )
         name = file_name("classes", column.name, method)
         drawn.append(Picture(name, pictures.draw_per_class(table, method, column), caption))
