@@ -74,6 +74,18 @@ def test_mixit__four_training_steps_are_the_published_ones() -> None:
     assert losses.values == pytest.approx(expected["losses"], rel=0, abs=1e-4 * expected["losses"][0])
 
 
+def test_training__epsilon_is_added_as_tensorflow_does() -> None:
+    """What it changes is too small to be seen in losses."""
+    found: list[float] = []
+
+    class Epsilon(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+            found.append(optimizer.param_groups[0]["eps"])
+
+    make_trainer(max_steps=3, callbacks=[Epsilon()]).fit(MixIT(small_separator()), loader(make_clips(4), 2))
+    assert found == pytest.approx([1e-8 / math.sqrt(1 - 0.999**step) for step in (1, 2, 3)], rel=1e-12)
+
+
 def test_mixtures__are_adjacent_clips_as_they_are() -> None:
     clips_BT = make_clips(7)
     method = MixIT(small_separator(), mixtures_per_sum=3)
@@ -198,9 +210,14 @@ def test_evaluation__of_diverged_weights_is_refused() -> None:
 
 
 def test_evaluation__starts_anew_every_time() -> None:
+    stems_BST = 0.1 * torch.randn(8, 2, SAMPLES, generator=torch.Generator().manual_seed(2))
+    stems_BST[:4] *= torch.tensor([1.0, 0.1])[:, None]
+    halves = [loader(half.sum(1), 2, half) for half in (stems_BST[:4], stems_BST[4:])]
     method, trainer = MixIT(small_separator()), make_trainer()
-    first, second = (trainer.test(method, loader(make_clips(4), 2), verbose=False)[0] for _ in range(2))
-    assert first == second
+    first, second = (trainer.test(method, half, verbose=False)[0] for half in halves)
+    (alone,) = make_trainer().test(MixIT(small_separator()), halves[1], verbose=False)
+    assert first["test/momi"] != second["test/momi"]
+    assert second == alone
 
 
 def test_initial_checkpoint__of_a_run(tmp_path: Path) -> None:

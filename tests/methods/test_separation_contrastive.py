@@ -228,6 +228,21 @@ def test_training__lowers_the_loss_and_evaluates_retrieval(separators: Path, tmp
     assert all(parameter.isfinite().all() for parameter in method.parameters())
 
 
+def test_training__draws_anew_at_every_step(tmp_path: Path) -> None:
+    method, starts = make_method(), []
+    draw = method.draw_views
+
+    def recorded(num_samples_B: Tensor, random: RandomSource) -> Any:
+        draws = draw(num_samples_B, random)
+        starts.append(draws.start_BV)
+        return draws
+
+    method.draw_views = recorded  # type: ignore[method-assign]
+    data = scenes(num_train_scenes=8, num_val_scenes=0)  # an epoch is one batch, whose number is always 0
+    make_trainer(tmp_path, max_steps=3).fit(method, data)
+    assert len(torch.stack(starts).unique(dim=0)) == 3
+
+
 def test_training__goes_on_exactly(separators: Path, tmp_path: Path) -> None:
     straight = make_method(separators)
     make_trainer(tmp_path, max_steps=4).fit(straight, scenes())
