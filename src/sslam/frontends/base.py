@@ -1,29 +1,47 @@
-"""What every front end is. Shape letters: B clips, T samples, L frames, F mel bins."""
+"""What every front end is. Shape letters: B clips, T samples, L frames, F mel bins, K frequency bins."""
 
 from typing import Any, Self
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torchaudio.compliance.kaldi import get_mel_banks
 
 
 class Frontend(nn.Module):
     """Base of every front end: waveforms on the batch's device to features. It learns nothing.
 
     Attributes:
-        sample_rate: Rate of the waveforms in Hz.
-        num_mel_bins: Mel bins F of the features.
+        window_length: Samples that a frame hears, 25 ms.
+        hop_length: Samples from the beginning of a frame to that of the next one, 10 ms.
+        fft_length: Points of the Fourier transform of a frame.
+
+    Args:
         num_frames: Frames L of the features.
-        window_length: Samples that a frame hears.
-        hop_length: Samples from the beginning of a frame to that of the next one.
+        num_mel_bins: Mel bins F of the features.
+        mean: Mean of the log-mels.
+        std: Their standard deviation.
+        sample_rate: Rate of the waveforms in Hz.
+
+    Raises:
+        ValueError: If the standard deviation is not positive, there are no frames, or too few mel bins.
     """
 
-    sample_rate: int
-    num_mel_bins: int
-    num_frames: int
-    window_length: int
-    hop_length: int
-
-    def __init__(self) -> None:
+    def __init__(self, num_frames: int, num_mel_bins: int, mean: float, std: float, sample_rate: int) -> None:
         super().__init__()
+        if std <= 0:
+            raise ValueError(f"std must be > 0, got {std}.")
+        if num_frames < 1:
+            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
+        if num_mel_bins < 4:
+            raise ValueError(f"num_mel_bins must be at least 4, got {num_mel_bins}.")
+        self.num_frames = num_frames
+        self.num_mel_bins = num_mel_bins
+        self.mean = mean
+        self.std = std
+        self.sample_rate = sample_rate
+        self.window_length = int(sample_rate * 0.025)
+        self.hop_length = int(sample_rate * 0.010)
+        self.fft_length = 1 << (self.window_length - 1).bit_length()
         # A plain dict: these are no part of this module.
         self._of_length: dict[int, Self] = {}
 
@@ -34,6 +52,21 @@ class Frontend(nn.Module):
     def architecture(self) -> dict[str, int | float]:
         """Arguments that build this front end."""
         raise NotImplementedError
+
+    def mel_banks(self, low_frequency: float, high_frequency: float) -> Tensor:
+        """Weights (K, F) of Kaldi's triangles between two frequencies in Hz; 0 stands for half the sample rate."""
+        banks_FK, _ = get_mel_banks(
+            self.num_mel_bins,
+            self.fft_length,
+            float(self.sample_rate),
+            low_freq=low_frequency,
+            high_freq=high_frequency,
+            vtln_low=100.0,
+            vtln_high=-500.0,
+            vtln_warp_factor=1.0,
+        )
+        # Kaldi gives no weight to the Nyquist bin.
+        return F.pad(banks_FK, (0, 1)).T.contiguous()
 
     def frames_of(self, num_samples: int) -> int:
         """Frames of a clip of ``num_samples`` samples, at least 1."""

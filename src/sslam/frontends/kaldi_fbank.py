@@ -8,7 +8,6 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from sslam.frontends.base import Frontend
 
@@ -32,7 +31,7 @@ class KaldiFbank(Frontend):
         sample_rate: Rate of the waveforms in Hz.
 
     Raises:
-        ValueError: If the standard deviation is not positive or there are no frames.
+        ValueError: If the standard deviation is not positive, there are no frames, or too few mel bins.
     """
 
     def __init__(
@@ -43,31 +42,8 @@ class KaldiFbank(Frontend):
         std: float = 4.569,
         sample_rate: int = 16000,
     ) -> None:
-        super().__init__()
-        if std <= 0:
-            raise ValueError(f"std must be > 0, got {std}.")
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
-        self.num_frames = num_frames
-        self.num_mel_bins = num_mel_bins
-        self.mean = mean
-        self.std = std
-        self.sample_rate = sample_rate
-        self.window_length = int(sample_rate * 0.025)
-        self.hop_length = int(sample_rate * 0.010)
-        self.fft_length = 1 << (self.window_length - 1).bit_length()
-        banks_FK, _ = get_mel_banks(
-            num_mel_bins,
-            self.fft_length,
-            float(sample_rate),
-            low_freq=LOW_FREQUENCY,
-            high_freq=0.0,  # Kaldi's way to say half the sample rate
-            vtln_low=100.0,
-            vtln_high=-500.0,
-            vtln_warp_factor=1.0,
-        )
-        # Kaldi gives no weight to the Nyquist bin.
-        self.register_buffer("mel_banks_KF", F.pad(banks_FK, (0, 1)).T.contiguous(), persistent=False)
+        super().__init__(num_frames, num_mel_bins, mean, std, sample_rate)
+        self.register_buffer("mel_banks_KF", self.mel_banks(LOW_FREQUENCY, 0.0), persistent=False)
         self.register_buffer("window_W", torch.hann_window(self.window_length, periodic=False), persistent=False)
         self.mel_banks_KF: Tensor
         self.window_W: Tensor

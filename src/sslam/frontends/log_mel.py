@@ -8,7 +8,6 @@ import warnings
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchaudio.compliance.kaldi import get_mel_banks
 
 from sslam.frontends.base import Frontend
 
@@ -50,43 +49,20 @@ class LogMel(Frontend):
         high_frequency: float = 7500.0,
         log_offset: float = 0.001,
     ) -> None:
-        super().__init__()
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
-        if num_mel_bins < 4:
-            raise ValueError(f"num_mel_bins must be at least 4, got {num_mel_bins}.")
-        for name, value in (("std", std), ("log_offset", log_offset)):
-            if value <= 0:
-                raise ValueError(f"{name} must be > 0, got {value}.")
+        super().__init__(num_frames, num_mel_bins, mean, std, sample_rate)
+        if log_offset <= 0:
+            raise ValueError(f"log_offset must be > 0, got {log_offset}.")
         if not 0 <= low_frequency < high_frequency <= sample_rate / 2:
             raise ValueError(
                 f"low_frequency must be below high_frequency, and both between 0 and half the sample rate "
                 f"({sample_rate / 2:g} Hz), got {low_frequency:g} and {high_frequency:g} Hz."
             )
-        self.num_frames = num_frames
-        self.num_mel_bins = num_mel_bins
-        self.mean = mean
-        self.std = std
-        self.sample_rate = sample_rate
         self.low_frequency = low_frequency
         self.high_frequency = high_frequency
         self.log_offset = log_offset
-        self.window_length = int(sample_rate * 0.025)
-        self.hop_length = int(sample_rate * 0.010)
-        self.fft_length = 1 << (self.window_length - 1).bit_length()
         # Kaldi's mel scale and triangles are those of VGGish; its pre-emphasis, powers and windows are not.
-        banks_FK, _ = get_mel_banks(
-            num_mel_bins,
-            self.fft_length,
-            float(sample_rate),
-            low_freq=low_frequency,
-            high_freq=high_frequency,
-            vtln_low=100.0,
-            vtln_high=-500.0,
-            vtln_warp_factor=1.0,
-        )
-        # Kaldi gives no weight to the Nyquist bin.
-        self.register_buffer("mel_banks_KF", F.pad(banks_FK, (0, 1)).T.contiguous(), persistent=False)
+        banks_KF = self.mel_banks(low_frequency, high_frequency)
+        self.register_buffer("mel_banks_KF", banks_KF, persistent=False)
         self.register_buffer("window_W", torch.hann_window(self.window_length), persistent=False)
         self.mel_banks_KF: Tensor
         self.window_W: Tensor
