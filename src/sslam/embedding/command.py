@@ -9,21 +9,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
-
 import sslam
 from sslam.audio_files import find_audio_files, stated_size, write_bad_files
 from sslam.checkpoints import CheckpointError, read_checkpoint
 from sslam.checkpoints.loading import file_sha256
-from sslam.command_line.config_files import UsageError
+from sslam.command_line.long_command import fail, run_long_command
 from sslam.devices import choose_device
 from sslam.embedding.embed_files import Wanted, embed_files
 from sslam.embedding.embedder import AudioEmbedder
 from sslam.embedding.files import EmbeddingError
 from sslam.embedding.output import WRITERS
 from sslam.embedding.parts import Parts
-
-INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -97,20 +93,12 @@ def main(args: list[str]) -> int:
         memory did not suffice; 130 if interrupted.
     """
     options = build_parser().parse_args(args)
-    try:
+
+    def work() -> int:
         check_options(options)
         return embed(options)
-    except (CheckpointError, UsageError, OSError) as error:
-        return _fail(str(error), 2)
-    except torch.OutOfMemoryError:
-        return _fail("The device's memory does not suffice. The same command with a smaller --batch_size goes on.", 1)
-    except KeyboardInterrupt:
-        return _fail("Interrupted. What is finished is kept; the same command goes on from there.", INTERRUPTED)
 
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"sslam embed: {message}\n")
-    return code
+    return run_long_command("embed", work)
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -216,7 +204,8 @@ def write_output(parts: Parts, output: Path, about: dict[str, Any]) -> int:
     if skipped == len(parts.files):
         parts.remove()
         first = problems[0]
-        return _fail(
+        return fail(
+            "embed",
             f"None of the {skipped} files can be used; the first is {first.path} ({first.reason}). All of them are "
             f"listed in {bad_files}. Give readable wav, flac, mp3 or ogg files.",
             2,

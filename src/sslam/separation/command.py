@@ -5,14 +5,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import torch
-
 import sslam
 from sslam.audio import SAMPLE_RATE
 from sslam.audio_files import write_bad_files
 from sslam.checkpoints import CheckpointError, load_separator
 from sslam.checkpoints.loading import file_sha256
 from sslam.command_line.config_files import UsageError
+from sslam.command_line.long_command import fail, run_long_command
 from sslam.devices import choose_device
 from sslam.networks.tdcn import Separator
 from sslam.separation.cache import cache_settings, write_cache
@@ -21,7 +20,6 @@ from sslam.separation.state import InputFile, State
 from sslam.separation.waveform import BATCH_SIZE, WINDOW_SECONDS, check_settings
 
 BAD_FILES = "bad_files.csv"
-INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,19 +81,8 @@ def main(args: list[str]) -> int:
         memory did not suffice; 130 if interrupted.
     """
     options = build_parser().parse_args(args)
-    try:
-        return separate(options) if options.cache is None else separate_into_cache(options)
-    except (CheckpointError, UsageError, OSError) as error:
-        return _fail(str(error), 2)
-    except torch.OutOfMemoryError:
-        return _fail("The device's memory does not suffice. The same command with a smaller --batch_size goes on.", 1)
-    except KeyboardInterrupt:
-        return _fail("Interrupted. What is finished is kept; the same command goes on from there.", INTERRUPTED)
-
-
-def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"sslam separate: {message}\n")
-    return code
+    work = separate if options.cache is None else separate_into_cache
+    return run_long_command("separate", lambda: work(options))
 
 
 def separate(options: argparse.Namespace) -> int:
@@ -195,7 +182,8 @@ def report(files: list[InputFile], state: State, num_sources: int) -> int:
     skipped = sum(problem.action == "skipped" for problem in problems)
     if skipped == len(files):
         first = problems[0]
-        return _fail(
+        return fail(
+            "separate",
             f"None of the {skipped} files can be used; the first is {first.path} ({first.reason}). All of them are "
             f"listed in {bad_files}. Give readable wav, flac, mp3 or ogg files.",
             2,
