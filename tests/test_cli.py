@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from sslam.__main__ import main
-from sslam.command_line.config_files import experiments_folder
+from sslam.commands.fitting.config_files import experiments_folder
 from sslam.methods import SSLAM
 
 SMOKE = ["--config", "experiments/pretrain.yaml", "--config", "experiments/overrides/smoke.yaml"]
@@ -88,7 +88,7 @@ def test_main__a_wrong_import_of_our_own_is_no_broken_environment(monkeypatch: p
     real = importlib.import_module
 
     def broken(name: str) -> object:
-        if name == "sslam.cli":
+        if name == "sslam.commands.fit":
             raise ImportError("cannot import name 'Encodr'")
         return real(name)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sslam.files import write_whole
+from sslam.atomic_write import write_whole
 
 
 def test_write_whole__replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ TRAINER_COMMANDS = {
     "predict": "outputs for a set of clips",
 }
 OTHER_COMMANDS = {
-    "evaluate": ("sslam.command_line.evaluate", "linear probes and fine-tuning of checkpoints, all folds, one table"),
-    "convert": ("sslam.checkpoints.convert", "published EAT, SSLAM and MixIT checkpoints to ours, encoders back"),
-    "report": ("sslam.report.command", "results of evaluations as one table and one page"),
-    "embed": ("sslam.embedding.command", "embeddings or tags of audio files"),
-    "separate": ("sslam.separation.command", "sources of audio files"),
+    "evaluate": ("sslam.commands.evaluate", "linear probes and fine-tuning of checkpoints, all folds, one table"),
+    "convert": ("sslam.commands.convert", "published EAT, SSLAM and MixIT checkpoints to ours, encoders back"),
+    "report": ("sslam.commands.report", "results of evaluations as one table and one page"),
+    "embed": ("sslam.commands.embed", "embeddings or tags of audio files"),
+    "separate": ("sslam.commands.separate", "sources of audio files"),
 }
 
 
@@ -83,14 +83,15 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"sslam {sslam.__version__}")
         return 0
     if command in TRAINER_COMMANDS:
-        from sslam.command_line.config_files import UsageError, locate_config_files
+        from sslam.commands.fitting.config_files import locate_config_files
+        from sslam.errors import UsageError
 
         try:
             locate_config_files(args)  # a wrong file name is answered without waiting for torch
         except UsageError as error:
             print(f"sslam {command}: {error}", file=sys.stderr)
             return 2
-        return int(load("sslam.cli").main(args))
+        return int(load("sslam.commands.fit").main(args))
     if command in OTHER_COMMANDS:
         return int(load(OTHER_COMMANDS[command][0]).main(args[1:]))
     names = [*TRAINER_COMMANDS, *OTHER_COMMANDS]

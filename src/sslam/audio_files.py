@@ -9,7 +9,7 @@ from typing import NamedTuple
 import soundfile
 
 from sslam.audio import AUDIO_EXTENSIONS, FileProblem
-from sslam.command_line.config_files import UsageError
+from sslam.errors import UsageError
 
 
 class StatedSize(NamedTuple):

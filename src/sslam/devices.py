@@ -2,7 +2,7 @@
 
 import torch
 
-from sslam.command_line.config_files import UsageError
+from sslam.errors import UsageError
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sslam.checkpoints import CheckpointError, load_encoder, load_pretraining_state, read_checkpoint
-from sslam.checkpoints.convert import main
+from sslam.commands.convert import main
 from sslam.embedding.embedder import AudioEmbedder
 from sslam.frontends import Frontend, KaldiFbank, LogMel
 from sslam.losses import Coincidence, CrossEntropy, NTXent

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sslam.checkpoints import CheckpointError, load_encoder, load_pretraining_state, read_checkpoint
-from sslam.checkpoints.convert import main
 from sslam.checkpoints.published import encoder_shapes, sizes_of
+from sslam.commands.convert import main
 from sslam.networks import AudioViT, ConvDecoder
 from tests.checkpoints import published_files
 from tests.checkpoints.published_files import fine_tuned, pre_trained, save_published

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sslam.checkpoints import CheckpointError, load_encoder, load_separator, read_checkpoint
-from sslam.checkpoints.convert import main
 from sslam.checkpoints.loading import file_sha256
 from sslam.checkpoints.separators import read_published_separator, read_separator
 from sslam.checkpoints.tensorflow_bundle import bundle_files
 from sslam.checkpoints.tensorflow_names import separator_state
+from sslam.commands.convert import main
 from sslam.networks import TDCN
 from sslam.networks.tdcn import Consistency
 from tests.checkpoints.published_files import fine_tuned, pre_trained, save_published

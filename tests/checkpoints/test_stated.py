@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sslam.checkpoints import CheckpointError, load_encoder, read_checkpoint
-from sslam.checkpoints.convert import main
+from sslam.commands.convert import main
 from sslam.networks import AudioViT
 from tests.checkpoints.published_files import fine_tuned, pre_trained, save_published
 

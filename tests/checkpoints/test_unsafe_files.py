@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sslam.checkpoints import CheckpointError, read_checkpoint
-from sslam.checkpoints.convert import main
+from sslam.commands.convert import main
 from tests.checkpoints.published_files import pre_trained, rewrite_archive, save_published
 
 

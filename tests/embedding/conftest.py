@@ -9,7 +9,7 @@ import pytest
 import soundfile
 import torch
 
-from sslam.embedding.command import main
+from sslam.commands.embed import main
 from sslam.networks import AudioViT
 
 RATE = 16_000

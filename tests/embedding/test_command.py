@@ -13,10 +13,10 @@ import torch
 
 from sslam.audio import read_audio
 from sslam.audio_files import find_audio_files
-from sslam.command_line.config_files import UsageError
+from sslam.commands.embed import main
 from sslam.embedding import AudioEmbedder
-from sslam.embedding.command import main
 from sslam.embedding.files import fill
+from sslam.errors import UsageError
 from tests.embedding.conftest import BAD, GOOD_SECONDS, RATE, bad_files, embed, load, noise
 
 GOOD = sorted(GOOD_SECONDS)

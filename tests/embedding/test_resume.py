@@ -103,7 +103,8 @@ def test_embed__killed_and_started_again_equals_a_straight_run(
     script = tmp_path / "slow.py"
     script.write_text(
         "import sys, time\n"
-        "from sslam.embedding import command, embed_files\n"
+        "from sslam.commands import embed as command\n"
+        "from sslam.embedding import embed_files\n"
         "embed_files.KEEP_EVERY_SECONDS = 0\n"
         "embed_batch = embed_files.embed_batch\n"
         "def slowly(*args):\n"

@@ -11,7 +11,7 @@ import yaml
 
 from data_modules.speech_commands import NEW_WORDS, WORDS
 from sslam.__main__ import main
-from sslam.command_line.config_files import composed_files, experiments_folder
+from sslam.commands.fitting.config_files import composed_files, experiments_folder
 from tests.data_modules import official_layouts
 
 EXPERIMENTS = experiments_folder()

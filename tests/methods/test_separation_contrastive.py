@@ -13,12 +13,12 @@ from torch import Tensor
 
 from callbacks import RetrievalEvaluation, StepCheckpoints
 from data_modules import FolderDataModule, SoundscapesDataModule
+from sslam.commands.separate import main as separate
 from sslam.frontends import LogMel
 from sslam.losses import Coincidence, NTXent, coincidence_loss, nt_xent_loss
 from sslam.methods import SeparationContrastive
 from sslam.networks import CNN14, TDCN
 from sslam.separation import Processors
-from sslam.separation.command import main as separate
 from sslam.transforms import (
     ChannelAgainstChannel,
     MixtureAgainstAny,

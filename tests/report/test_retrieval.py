@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from sslam.commands.report import main
 from sslam.metrics import RetrievalMetrics, RetrievalResults
 from sslam.report.by_weights import by_weights, weights_markdown
-from sslam.report.command import main
 from sslam.report.results import (
     CheckpointFacts,
     EvaluationRecord,

@@ -11,8 +11,8 @@ from matplotlib.image import imread
 
 from sslam.__main__ import OTHER_COMMANDS, overview
 from sslam.checkpoints import load_separator
+from sslam.commands.separate import main
 from sslam.separation import separate_waveform
-from sslam.separation.command import main
 from tests.separation.conftest import (
     BAD,
     GOOD,
@@ -278,5 +278,5 @@ def test_separate__the_state_tells_how_the_sources_were_made(
 
 
 def test_separate__is_a_command_of_sslam() -> None:
-    assert OTHER_COMMANDS["separate"][0] == "sslam.separation.command"
+    assert OTHER_COMMANDS["separate"][0] == "sslam.commands.separate"
     assert "  separate   sources of audio files" in overview()

@@ -81,7 +81,8 @@ def test_separate__killed_and_started_again_equals_a_straight_run(
     script = tmp_path / "slow.py"
     script.write_text(
         "import sys, time\n"
-        "from sslam.separation import command, separate_files\n"
+        "from sslam.commands import separate as command\n"
+        "from sslam.separation import separate_files\n"
         "write_sources = separate_files.write_sources\n"
         "def slowly(*args):\n"
         "    write_sources(*args)\n"

@@ -1,8 +1,8 @@
 """Weights: read ours and published ones without executing anything, and convert between them."""
 
 from sslam.checkpoints.loading import Checkpoint, load_encoder, load_pretraining_state, read_checkpoint
-from sslam.checkpoints.restricted_pickle import CheckpointError
 from sslam.checkpoints.separators import load_separator
+from sslam.errors import CheckpointError
 
 __all__ = [
     "Checkpoint",

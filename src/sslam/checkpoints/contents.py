@@ -12,9 +12,10 @@ from torch import Tensor
 
 from sslam.checkpoints import published
 from sslam.checkpoints.published import Shape
-from sslam.checkpoints.restricted_pickle import CheckpointError, Placeholder, TensorRecord, printable
+from sslam.checkpoints.restricted_pickle import Placeholder, TensorRecord
 from sslam.checkpoints.tensorflow_bundle import is_bundle
 from sslam.checkpoints.torch_file import TorchFile
+from sslam.errors import CheckpointError, printable
 
 METADATA_KEY = "sslam"
 SEPARATOR = "separator."  # in front of the names of its tensors, in our files and in a run's checkpoints

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sslam.checkpoints.crc32c import masked_crc32c
-from sslam.checkpoints.restricted_pickle import CheckpointError
+from sslam.errors import CheckpointError
 
 FOOTER_BYTES = 48
 MAGIC = 0xDB4775248B80FB57

@@ -13,7 +13,7 @@ from torch import Tensor
 from sslam.checkpoints import published
 from sslam.checkpoints.contents import SEPARATOR, Stated, list_problems, open_contents
 from sslam.checkpoints.published import FINE_TUNED_PARTS, PRE_TRAINED_PARTS, Sizes
-from sslam.checkpoints.restricted_pickle import CheckpointError, printable
+from sslam.errors import CheckpointError, printable
 from sslam.frontends import Frontend, KaldiFbank, LogMel
 from sslam.networks import CNN14, AudioViT, Encoder
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sslam.checkpoints.restricted_pickle import CheckpointError
+from sslam.errors import CheckpointError
 from sslam.networks.audio_vit import sincos_positions_2d
 
 Shape = tuple[int, ...]

@@ -7,12 +7,13 @@ lists, strings and numbers become themselves, and every other global becomes an 
 
 import pickle
 import pickletools
-import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple, NoReturn
 
 import torch
+
+from sslam.errors import CheckpointError, printable
 
 # Everything that is not a tensor is inert anyway; a file that names one of these was made to do harm and is refused.
 REFUSED_MODULES = frozenset(
@@ -34,18 +35,6 @@ STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message names the value, the rule and the remedy."""
-
-
-def printable(value: object, limit: int = 200) -> str:
-    """Text from a foreign file for a message: no control characters that a terminal would obey, not endless."""
-    # reprlib, because a small pickle can hold a structure whose full text fills the memory.
-    text = value if isinstance(value, str) else reprlib.repr(value)
-    text = text if text.isprintable() else ascii(text)
-    return text if len(text) <= limit else text[:limit] + "..."
 
 
 class Placeholder:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from sslam.checkpoints.contents import SEPARATOR, list_problems, open_contents
 from sslam.checkpoints.published import Shape
-from sslam.checkpoints.restricted_pickle import CheckpointError, printable
 from sslam.checkpoints.tensorflow_bundle import read_bundle
 from sslam.checkpoints.tensorflow_names import our_separator_name, published_separator_name, separator_state
+from sslam.errors import CheckpointError, printable
 from sslam.networks.tdcn import TDCN, Separator
 
 SAMPLE_RATES = {40: 16_000, 55: 22_050}  # of the published models, by their window in samples

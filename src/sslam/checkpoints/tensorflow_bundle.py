@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sslam.checkpoints.crc32c import masked_crc32c
 from sslam.checkpoints.leveldb_table import ByteReader, MalformedError, read_table
-from sslam.checkpoints.restricted_pickle import CheckpointError, printable
+from sslam.errors import CheckpointError, printable
 
 DTYPES = {1: torch.float32, 2: torch.float64, 3: torch.int32, 9: torch.int64}  # by their number in types.proto
 MAX_SHARDS = 99_999

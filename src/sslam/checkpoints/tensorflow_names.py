@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from sslam.checkpoints.restricted_pickle import CheckpointError, printable
+from sslam.errors import CheckpointError, printable
 
 _BLOCK = re.compile(r"improved_tdcn/conv_block_([0-9]{1,6})/tdcn_block/(.+)")
 _DECODER = re.compile(r"conv_decoder/dense(_[0-9]+)?/kernel")

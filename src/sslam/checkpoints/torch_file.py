@@ -11,7 +11,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from sslam.checkpoints.restricted_pickle import CheckpointError, TensorRecord, load_pickle, printable
+from sslam.checkpoints.restricted_pickle import TensorRecord, load_pickle
+from sslam.errors import CheckpointError, printable
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from sslam.command_line.config_files import UsageError
+from sslam.errors import UsageError
 
 
 class EmbeddingError(UsageError):

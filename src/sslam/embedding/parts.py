@@ -17,9 +17,9 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
+from sslam.atomic_write import write_whole
 from sslam.audio import FileProblem
 from sslam.embedding.files import EmbeddingError
-from sslam.files import write_whole
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"

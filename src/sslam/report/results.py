@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 import numpy as np
 
 import sslam
-from sslam.files import write_whole
+from sslam.atomic_write import write_whole
 
 if TYPE_CHECKING:
     from sslam.metrics import ClassificationResults, RetrievalResults

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from sslam.atomic_write import write_whole
 from sslam.audio import SAMPLE_RATE, AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
 from sslam.checkpoints.loading import file_sha256
-from sslam.files import write_whole
 from sslam.networks import Separator
 from sslam.separation.state import STATE, VERSION, InputFile, State, read_state
 from sslam.separation.waveform import rows_at_once

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from sslam.audio import AudioFileError, FileProblem, Waveform, WholeFile, decode_whole_file
 from sslam.audio_files import StatedSize, find_named_audio_files, stated_size
-from sslam.command_line.config_files import UsageError
+from sslam.errors import UsageError
 from sslam.networks.tdcn import Separator
 from sslam.separation.picture import separation_picture
 from sslam.separation.state import InputFile, State

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sslam.audio import FileProblem
-from sslam.command_line.config_files import UsageError
+from sslam.errors import UsageError
 
 STATE = "separation.jsonl"
 VERSION = 1

@@ -10,9 +10,9 @@ from sslam.audio import SAMPLE_RATE
 from sslam.audio_files import write_bad_files
 from sslam.checkpoints import CheckpointError, load_separator
 from sslam.checkpoints.loading import file_sha256
-from sslam.command_line.config_files import UsageError
-from sslam.command_line.long_command import fail, run_long_command
+from sslam.commands.long_command import fail, run_long_command
 from sslam.devices import choose_device
+from sslam.errors import UsageError
 from sslam.networks.tdcn import Separator
 from sslam.separation.cache import cache_settings, write_cache
 from sslam.separation.separate_files import Wanted, find_inputs, output_names, separate_files

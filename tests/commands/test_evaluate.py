@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from sslam.__main__ import main
-from sslam.command_line import evaluate
-from sslam.command_line.evaluate import Weights, all_runs, folds_of, parse, subcommand_of, weights_of
+from sslam.commands import evaluate
+from sslam.commands.evaluate import Weights, all_runs, folds_of, parse, subcommand_of, weights_of
 
 ESC50 = "experiments/evaluation/esc50_linear_probe.yaml"
 CLASSES = ("dog", "rooster", "pig")
@@ -67,7 +67,7 @@ def options(*args: str) -> Any:
 
 
 def test_folds_of__come_from_the_data_module() -> None:
-    from sslam.command_line.config_files import locate
+    from sslam.commands.fitting.config_files import locate
 
     assert folds_of(locate(ESC50)) == (1, 2, 3, 4, 5)
     assert folds_of(locate(SOUNDSCAPES)) == (None,)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sslam.command_line.config_files import UsageError, composed_files, experiment_name, locate_config_files
+from sslam.commands.fitting.config_files import composed_files, experiment_name, locate_config_files
+from sslam.errors import UsageError
 
 
 def write(folder: Path, **texts: str) -> None:

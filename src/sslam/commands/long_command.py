@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 
 from sslam.checkpoints import CheckpointError
-from sslam.command_line.config_files import UsageError
+from sslam.errors import UsageError
 
 USERS_MISTAKE = 2
 OUT_OF_MEMORY = 1

@@ -14,9 +14,10 @@ from typing import Any
 
 import yaml
 
-from sslam.command_line.config_files import UsageError, composed_files, experiment_name, locate
-from sslam.command_line.error_messages import find_class
-from sslam.command_line.run_folder import new_run_id
+from sslam.commands.fitting.config_files import composed_files, experiment_name, locate
+from sslam.commands.fitting.error_messages import find_class
+from sslam.commands.fitting.run_folder import new_run_id
+from sslam.errors import UsageError
 
 USERS_MISTAKE = 2  # exit code of `sslam fit` and `sslam test`
 LOG = "log.txt"
@@ -301,7 +302,7 @@ def main(args: Sequence[str]) -> int:
         print(f"\n{len(not_done)} of {len(runs)} runs were not done; the table is of the others.", file=sys.stderr)
     if len(not_done) == len(runs):
         return max(code for _, code, _ in not_done)
-    from sslam.report import command as report
+    from sslam.commands import report
 
     code = report.main([str(root), "--output", str(root)])
     return 1 if any(code != USERS_MISTAKE for _, code, _ in not_done) else code

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 
-from sslam.command_line.config_files import missing_file_message, nearest
+from sslam.commands.fitting.config_files import missing_file_message, nearest
 
 # Where classes for a YAML are found; a class is named by the package that re-exports it.
 PACKAGES = (

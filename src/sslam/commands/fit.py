@@ -19,17 +19,17 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks import TrainingProgress
-from sslam.command_line.checks import check_values
-from sslam.command_line.config_files import UsageError, experiment_name, locate_config_files
-from sslam.command_line.error_messages import ShortErrorParser, find_class
-from sslam.command_line.resume import (
+from sslam.commands.fitting.checks import check_values
+from sslam.commands.fitting.config_files import experiment_name, locate_config_files
+from sslam.commands.fitting.error_messages import ShortErrorParser, find_class
+from sslam.commands.fitting.resume import (
     ConfigWins,
     check_state_fits,
     differing_hyperparameters,
     load_checkpoint,
     resolve_checkpoint,
 )
-from sslam.command_line.run_folder import (
+from sslam.commands.fitting.run_folder import (
     RunCheckpoint,
     RunFolder,
     SaveRunConfig,
@@ -37,6 +37,7 @@ from sslam.command_line.run_folder import (
     new_run_id,
     unused,
 )
+from sslam.errors import UsageError
 from sslam.methods.classifier import Classifier
 
 # Modules whose ValueErrors are about a value that the user gave; the last one checks the trainer's arguments.

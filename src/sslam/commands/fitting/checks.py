@@ -10,8 +10,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
-from sslam.command_line.config_files import UsageError
-from sslam.command_line.error_messages import classes_in, find_class
+from sslam.commands.fitting.error_messages import classes_in, find_class
+from sslam.errors import UsageError
 
 
 def admits_none(annotation: Any) -> bool:

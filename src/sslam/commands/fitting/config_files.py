@@ -7,11 +7,9 @@ from pathlib import Path
 
 import yaml
 
-PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+from sslam.errors import UsageError
 
-
-class UsageError(ValueError):
-    """A mistake on the command line or in a YAML file; its text is all that the user needs to see."""
+PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
 
 
 def experiments_folder() -> Path:

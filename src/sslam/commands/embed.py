@@ -13,7 +13,7 @@ import sslam
 from sslam.audio_files import find_audio_files, stated_size, write_bad_files
 from sslam.checkpoints import CheckpointError, read_checkpoint
 from sslam.checkpoints.loading import file_sha256
-from sslam.command_line.long_command import fail, run_long_command
+from sslam.commands.long_command import fail, run_long_command
 from sslam.devices import choose_device
 from sslam.embedding.embed_files import Wanted, embed_files
 from sslam.embedding.embedder import AudioEmbedder

@@ -1,21 +1,12 @@
 """``sslam convert``: published EAT, SSLAM and MixIT checkpoints to ours, and encoders back."""
 
 import argparse
-import json
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-
-from sslam.checkpoints import published
-from sslam.checkpoints.contents import METADATA_KEY, SEPARATOR
 from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
-from sslam.checkpoints.restricted_pickle import CheckpointError, printable
 from sslam.checkpoints.separators import (
     SeparatorCheckpoint,
     holds_separator,
@@ -23,10 +14,8 @@ from sslam.checkpoints.separators import (
     read_separator,
 )
 from sslam.checkpoints.tensorflow_bundle import bundle_files, is_bundle
-from sslam.files import write_whole
-from sslam.networks import AudioViT
-
-FORMAT_VERSION = 1
+from sslam.checkpoints.writing import write_published, write_separator, write_sslam
+from sslam.errors import CheckpointError, printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -141,64 +130,6 @@ def _refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> N
         if value not in (None, False, "sslam"):
             option = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
             raise CheckpointError(f"{option} is not for {options.input}, which is {kind}. Leave it out.")
-
-
-def write_sslam(checkpoint: Checkpoint, path: Path) -> None:
-    """Write our format: safetensors with the kind, the networks' arguments and the source in its header."""
-    checkpoint.encoder_arguments()
-    header = {
-        "kind": checkpoint.kind,
-        "hyper_parameters": checkpoint.hyper_parameters,
-        "class_names": checkpoint.class_names,
-        "source_sha256": checkpoint.source_sha256,
-    }
-    _write_safetensors(checkpoint.tensors, header, path)
-
-
-def write_separator(checkpoint: SeparatorCheckpoint, path: Path) -> None:
-    """Write our format, as :func:`write_sslam`, with the names of a MixIT run's checkpoint."""
-    header = {
-        "kind": "separator",
-        "hyper_parameters": {"separator": checkpoint.architecture},
-        "global_step": checkpoint.global_step,
-        "source_sha256": checkpoint.source_sha256,
-    }
-    _write_safetensors({SEPARATOR + name: tensor for name, tensor in checkpoint.tensors.items()}, header, path)
-
-
-def _write_safetensors(tensors: dict[str, Tensor], header: Mapping[str, object], path: Path) -> None:
-    metadata = {"format": "pt", METADATA_KEY: json.dumps({"format_version": FORMAT_VERSION, **header})}
-    write_whole(path, lambda partial: save_file(tensors, partial, metadata))
-
-
-def write_published(checkpoint: Checkpoint, path: Path) -> None:
-    """Write ``{"model": state dict}`` with the published names, the teacher under ``_ema``, positions included.
-
-    What the published format has no place for (front end, pooling, names of classes) goes beside it under the names of
-    our runs, which other readers pass over.
-    """
-    if checkpoint.encoder_class is not AudioViT:
-        raise CheckpointError(
-            f"The published format has no place for a {checkpoint.encoder_class.__name__}. Leave --to published out."
-        )
-    encoder = checkpoint.hyper_parameters["encoder"]
-    positions = published.published_positions(encoder["width"], encoder["num_mel_bins"] // encoder["patch_size"])
-    tensors = {published.published_name(name): tensor for name, tensor in checkpoint.tensors.items()}
-    prefix = published.EMA + "."
-    state: dict[str, object] = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix)}
-    state[("" if checkpoint.kind == "pre_trained" else "model.") + published.POSITIONS] = positions
-    teacher = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    if teacher:
-        state[published.EMA] = {**teacher, published.POSITIONS: positions.clone()}
-    stated = {
-        name: checkpoint.hyper_parameters[name]
-        for name in ("encoder", "frontend", "head")
-        if name in checkpoint.hyper_parameters
-    }
-    root: dict[str, object] = {"model": state}
-    if checkpoint.class_names or "frontend" in stated:
-        root |= {"architecture": stated, "class_names": checkpoint.class_names}
-    write_whole(path, lambda partial: torch.save(root, partial))
 
 
 def summary(checkpoint: Checkpoint) -> str:

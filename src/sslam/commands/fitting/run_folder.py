@@ -20,7 +20,7 @@ from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from sslam.command_line.config_files import UsageError
+from sslam.errors import UsageError
 
 
 @dataclass(frozen=True)

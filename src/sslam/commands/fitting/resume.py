@@ -7,8 +7,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 
-from sslam.command_line.config_files import UsageError, nearest
-from sslam.command_line.run_folder import RunFolder
+from sslam.commands.fitting.config_files import nearest
+from sslam.commands.fitting.run_folder import RunFolder
+from sslam.errors import UsageError
 
 
 def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) -> str | None:
@@ -94,7 +95,7 @@ def differing_hyperparameters(checkpoint: Mapping[str, Any], configured: Mapping
 
     Args:
         checkpoint: As loaded; without ``hyper_parameters`` nothing is compared.
-        configured: Of this run, see :func:`~sslam.command_line.run_folder.hyperparameters`.
+        configured: Of this run, see :func:`~sslam.commands.fitting.run_folder.hyperparameters`.
     """
     if "hyper_parameters" not in checkpoint:
         return []

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sslam.__main__ import main
-from sslam.command_line import evaluate
-from sslam.command_line.evaluate import EvaluationRun, Weights
+from sslam.commands import evaluate
+from sslam.commands.evaluate import EvaluationRun, Weights
 
 RECIPE = ["--recipe", "experiments/evaluation/esc50_linear_probe.yaml"]
 

@@ -1,0 +1,1 @@
+"""What `sslam fit` does around Lightning's command line: config files, run folder, resuming, messages."""
