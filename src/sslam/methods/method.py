@@ -1,0 +1,130 @@
+"""What every method repeats, so that a method's own file holds the paper."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+
+from sslam.optim import PEAK, clip_finite_gradients
+from sslam.transforms import RandomSource
+
+PRECISIONS = ("32-true", "bf16-mixed")
+
+
+class Method(pl.LightningModule):
+    """Base of all methods: evaluation, learning rate, clipping, random draws by step, and what a checkpoint states.
+
+    A subclass has a ``training_step`` and ``configure_optimizers`` as in Lightning, and says
+
+    - :meth:`start_evaluation`, :meth:`evaluation_step` and :meth:`finish_evaluation`, which are the same for
+      validation and test;
+    - :meth:`learning_rate_at`, where the learning rate follows the step;
+    - :meth:`stated_networks`, from which a checkpoint can be read without the run's configuration.
+
+    What the command line must know of a method it asks the class: :attr:`needs_training`,
+    :meth:`arguments_for_resuming`, :meth:`what_is_random`.
+    """
+
+    needs_training = True
+    """Whether ``sslam fit`` is for it; ``sslam evaluate`` runs ``sslam test`` alone where it is not."""
+
+    # ---- what the command line asks ------------------------------------------------
+
+    @classmethod
+    def arguments_for_resuming(cls, arguments: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
+        """The constructor arguments that differ where a run goes on from a checkpoint.
+
+        Args:
+            arguments: As configured.
+            checkpoint: The file that the run goes on from.
+        """
+        return {}
+
+    @classmethod
+    def what_is_random(cls, arguments: Mapping[str, Any]) -> str | None:
+        """What has random weights in an evaluation without ``ckpt_path``, as a sentence; None if nothing has."""
+        return "The model has random weights: no checkpoint was given."
+
+    # ---- evaluation: the same for validation and test ------------------------------------------------
+
+    def start_evaluation(self) -> None:
+        """Before the first batch: forget the last evaluation."""
+        raise NotImplementedError
+
+    def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Of one batch."""
+        raise NotImplementedError
+
+    def finish_evaluation(self, split: str) -> None:
+        """After the last batch, on every process: compute and log ``val/...`` or ``test/...``."""
+        raise NotImplementedError
+
+    def on_validation_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def on_test_epoch_start(self) -> None:
+        self.start_evaluation()
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluation_step(batch, batch_idx)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self.evaluation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        self.finish_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        self.finish_evaluation("test")
+
+    # ---- training ------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if self.trainer.precision not in PRECISIONS:
+            raise ValueError(
+                f"trainer.precision must be {' or '.join(PRECISIONS)}, got {self.trainer.precision}: front ends and "
+                "losses need float32."
+            )
+
+    def random_source(self, batch_idx: int) -> RandomSource:
+        """Generators of one training batch: other draws on every rank and batch, the same after a resume."""
+        return RandomSource.seeded(self.device, torch.initial_seed(), self.global_rank, self.global_step, batch_idx)
+
+    def learning_rate_at(self, step: int, peak: float) -> float:
+        """Learning rate of optimizer step ``step`` (from 0) of the parameters whose highest one is ``peak``."""
+        return peak
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        for group in optimizer.param_groups:
+            group["lr"] = self.learning_rate_at(self.global_step, group.get(PEAK, optimizer.defaults["lr"]))
+        highest = max(group["lr"] for group in optimizer.param_groups)
+        # A tensor made on the device: a number would be copied there, which waits for it.
+        self.log("train/learning_rate", torch.full((), highest, device=self.device))
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        gradient_norm: Tensor = clip_finite_gradients(
+            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
+        )
+        self.log("train/gradient_norm", gradient_norm)
+
+    # ---- checkpoints ------------------------------------------------
+
+    def stated_networks(self) -> dict[str, nn.Module]:
+        """Networks and front end by their role, such as ``encoder``; each has ``architecture()``."""
+        raise NotImplementedError
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Plain values, so that the networks can be rebuilt from the file alone.
+        checkpoint["architecture"] = {
+            role: network.architecture()  # type: ignore[operator]
+            for role, network in self.stated_networks().items()
+        }
