@@ -6,6 +6,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from sslam.optim import PEAK, clip_finite_gradients
 from sslam.transforms import RandomSource
@@ -18,8 +19,7 @@ class Method(pl.LightningModule):
 
     A subclass has a ``training_step`` and ``configure_optimizers`` as in Lightning, and says
 
-    - :meth:`start_evaluation`, :meth:`evaluation_step` and :meth:`finish_evaluation`, which are the same for
-      validation and test;
+    - :meth:`evaluation_step` and :meth:`finish_evaluation`, which are the same for validation and test;
     - :meth:`learning_rate_at`, where the learning rate follows the step;
     - :meth:`stated_networks`, from which a checkpoint can be read without the run's configuration.
 
@@ -36,25 +36,31 @@ class Method(pl.LightningModule):
     def arguments_for_resuming(cls, arguments: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
         """The constructor arguments that differ where a run goes on from a checkpoint.
 
+        Weights that the run began with (``initial_checkpoint``) are not read again: their file may be gone.
+
         Args:
-            arguments: As configured.
-            checkpoint: The file that the run goes on from.
+            arguments: Configured arguments by name.
+            checkpoint: File that the run goes on from.
         """
-        return {}
+        return {"initial_checkpoint": None} if "initial_checkpoint" in arguments else {}
 
     @classmethod
     def what_is_random(cls, arguments: Mapping[str, Any]) -> str | None:
         """What has random weights in an evaluation without ``ckpt_path``, as a sentence; None if nothing has."""
+        if arguments.get("initial_checkpoint") is not None:
+            return None
         return "The model has random weights: no checkpoint was given."
 
     # ---- evaluation: the same for validation and test ------------------------------------------------
 
     def start_evaluation(self) -> None:
-        """Before the first batch: forget the last evaluation."""
-        raise NotImplementedError
+        """Before the first batch: forget the last evaluation; resets every metric that is a module of the method."""
+        for module in self.modules():
+            if isinstance(module, Metric):
+                module.reset()
 
     def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Of one batch."""
+        """Adds a batch to what is evaluated."""
         raise NotImplementedError
 
     def finish_evaluation(self, split: str) -> None:
