@@ -14,12 +14,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.run_picture import RunPicture
+from sslam.methods import SSLAM
+from sslam.stages import stage_at
+from sslam.transforms import RandomSource, partner_of
 
 
 class PretrainingPicture(RunPicture):
     """Saves ``pictures/step_XXXXXXXX.png`` in the run folder: clip, partner, mixture, mask, target against prediction.
 
-    Drawn from ``pl_module.explain(batch)`` of the first two clips of the current batch.
+    Of the first two clips of the current batch.
     """
 
     tag = "pretraining"
@@ -27,13 +30,43 @@ class PretrainingPicture(RunPicture):
     def keep(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {key: batch[key][:2].clone() for key in ("waveform", "num_samples")}  # a clip and its partner
 
-    def explain(self, pl_module: Any, clips: dict[str, Tensor]) -> dict[str, Any]:
-        explained: dict[str, Any] = pl_module.explain(clips)
-        return explained
+    def explain(self, pl_module: SSLAM, clips: dict[str, Tensor]) -> dict[str, Any]:
+        """What the method does with the first clip, on the CPU; draws nothing from the run's generators.
 
-    def draw(self, pl_module: Any, explained: dict[str, Any], step: int) -> Figure:
+        Returns:
+            ``clip``, ``partner``, ``mixture`` (L, F); ``mixed_frames`` (L,), True where both sound; ``kept`` (columns,
+            rows), True where the student sees the patch; ``target`` and ``prediction`` (P, D) of the mixture (of the
+            clip in a stage without mixtures); ``grid`` (columns, rows).
+        """
+        stage, _ = stage_at(pl_module.stages, pl_module.global_step)
+        random = RandomSource.seeded(pl_module.device, pl_module.global_step)
+        features_BLF = pl_module.frontend(clips["waveform"], clips["num_samples"])
+        if len(features_BLF) < 2:
+            features_BLF = features_BLF.repeat(2, 1, 1)
+        grid = pl_module.student.grid(features_BLF.shape[1])
+        masks = pl_module.draw_masks(features_BLF, 1, random)
+        mixture = pl_module.mixing(features_BLF, pl_module.student.patch_size, random.cpu)
+        seen_BLF = mixture.features if stage.objectives.uses_mixtures else features_BLF
+        if stage.objectives.source_retention:
+            target_BPD = pl_module.retain_sources(pl_module.teach(features_BLF, stage), mixture)
+        else:
+            target_BPD = pl_module.teach(seen_BLF, stage).patch_BPD
+        _, prediction_BKPD = pl_module.predict_latents(seen_BLF, masks, random)
+        mixed_columns = torch.zeros(grid[0], dtype=torch.bool).index_fill_(0, mixture.mixed_columns, True)
+        return {
+            "clip": features_BLF[0].cpu(),
+            "partner": partner_of(features_BLF)[0].cpu(),
+            "mixture": mixture.features[0].cpu(),
+            "mixed_frames": mixed_columns.repeat_interleave(pl_module.student.patch_size),
+            "kept": ~masks.masked[0, 0].view(grid).cpu(),
+            "target": target_BPD[0].cpu(),
+            "prediction": prediction_BKPD[0, 0].float().cpu(),
+            "grid": grid,
+        }
+
+    def draw(self, pl_module: SSLAM, explained: dict[str, Any], step: int) -> Figure:
         frontend = pl_module.frontend
-        stage, _ = pl_module.stage_at(step)
+        stage, _ = stage_at(pl_module.stages, step)
         return draw_pretraining(
             explained,
             title=f"Step {step}, stage: {stage.name}",
@@ -75,7 +108,7 @@ def draw_pretraining(
     """Eight panels over the same axes (seconds, kHz): the inputs on the left, the latents on the right.
 
     Args:
-        explained: What :meth:`sslam.methods.SSLAM.explain` returns.
+        explained: What :meth:`PretrainingPicture.explain` returns.
         title: Of the whole figure.
         student_sees: ``clip`` or ``mixture``: the input that target and prediction belong to.
         seconds_per_frame: Hop of the front end.

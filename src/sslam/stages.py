@@ -1,6 +1,9 @@
 """Stages of a pre-training run: how long, how fast, and towards which objectives."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from sslam.optim import warmup_cosine
 
 
 @dataclass
@@ -43,7 +46,7 @@ class Stage:
         num_clones: Masked views per clip (and per mixture).
         cls_target_layers: The CLS target averages this many last layers of the teacher; None for all, as in stage 1.
         objectives: Which losses, with their weights.
-        name: For the progress bar and the pictures.
+        name: Name in the progress bar and the pictures.
     """
 
     steps: int = 200_000
@@ -66,3 +69,16 @@ class Stage:
                 f"warmup_steps must be between 0 and the stage's steps, got warmup_steps={self.warmup_steps} "
                 f"and steps={self.steps}."
             )
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of the stage's optimizer step ``step`` (from 0)."""
+        return warmup_cosine(step, self.learning_rate, self.warmup_steps, self.steps)
+
+
+def stage_at(stages: Sequence[Stage], step: int) -> tuple[Stage, int]:
+    """The stage that optimizer step ``step`` of a run belongs to, and the step within it; the last stage at the end."""
+    for stage in stages[:-1]:
+        if step < stage.steps:
+            return stage, step
+        step -= stage.steps
+    return stages[-1], step

@@ -1,6 +1,7 @@
 """What every method repeats, so that a method's own file holds the paper."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from sslam.frontends import Frontend
+from sslam.networks import Encoder
 from sslam.optim import PEAK, clip_finite_gradients
 from sslam.transforms import RandomSource
 
@@ -21,6 +24,8 @@ class Method(pl.LightningModule):
 
     - :meth:`evaluation_step` and :meth:`finish_evaluation`, which are the same for validation and test;
     - :meth:`learning_rate_at`, where the learning rate follows the step;
+    - :meth:`load_initial_weights`, where a run may begin with those of a file: the constructor says of which, in
+      ``weights_to_start_from``;
     - :meth:`stated_networks`, from which a checkpoint can be read without the run's configuration.
 
     What the command line must know of a method it asks the class: :attr:`needs_training`,
@@ -29,6 +34,8 @@ class Method(pl.LightningModule):
 
     needs_training = True
     """Whether ``sslam fit`` is for it; ``sslam evaluate`` runs ``sslam test`` alone where it is not."""
+    weights_to_start_from: str | None = None
+    """File that is read before the first use of the model, unless the trainer goes on from a checkpoint."""
 
     # ---- what the command line asks ------------------------------------------------
 
@@ -93,6 +100,10 @@ class Method(pl.LightningModule):
                 f"trainer.precision must be {' or '.join(PRECISIONS)}, got {self.trainer.precision}: front ends and "
                 "losses need float32."
             )
+        # Read once: a test that follows a fit is of what was learnt.
+        path, self.weights_to_start_from = self.weights_to_start_from, None
+        if path is not None and self.trainer.ckpt_path is None:
+            self.load_initial_weights(Path(path))
 
     def random_source(self, batch_idx: int) -> RandomSource:
         """Generators of one training batch: other draws on every rank and batch, the same after a resume."""
@@ -124,6 +135,14 @@ class Method(pl.LightningModule):
 
     # ---- checkpoints ------------------------------------------------
 
+    def load_initial_weights(self, path: Path) -> None:
+        """Take the networks' weights from a file.
+
+        Raises:
+            ValueError: If the file cannot be used, or its networks are not of the same sizes.
+        """
+        raise NotImplementedError
+
     def stated_networks(self) -> dict[str, nn.Module]:
         """Networks and front end by their role, such as ``encoder``; each has ``architecture()``."""
         raise NotImplementedError
@@ -134,3 +153,16 @@ class Method(pl.LightningModule):
             role: network.architecture()  # type: ignore[operator]
             for role, network in self.stated_networks().items()
         }
+
+
+def require_same_mel_bins(frontend: Frontend, encoder: Encoder) -> None:
+    """Refuse a front end whose features the encoder does not take.
+
+    Raises:
+        ValueError: If they differ in the number of mel bins.
+    """
+    if frontend.num_mel_bins != encoder.num_mel_bins:
+        raise ValueError(
+            f"The front end's num_mel_bins must be the encoder's {encoder.num_mel_bins}, got {frontend.num_mel_bins}. "
+            "Give both the same."
+        )

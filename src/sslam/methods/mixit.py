@@ -4,36 +4,36 @@ Shape letters: B clips, G sums of mixtures, M mixtures in a sum, N estimates, S 
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from torch import Tensor
-from torchmetrics.aggregation import MeanMetric
+from torch import Tensor, nn
 
 from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints import load_separator
 from sslam.losses import mixit_loss
-from sslam.metrics import MixtureImprovement, SeparationMetrics
+from sslam.methods.method import Method
+from sslam.metrics import LossMeans, MixtureImprovement, SeparationMetrics
 from sslam.networks import Separator
-from sslam.optim import clip_finite_gradients
 
 
-class MixIT(pl.LightningModule):
+class MixIT(Method):
     """Mixture invariant training: clips are added up, the sum is separated, the estimates are judged by the clips.
 
     Adjacent clips of a batch are added up as they are. Of all ways to hand the estimates out to the clips the best one
     counts, so neither the sources nor their number need to be known.
 
     Args:
-        separator: Learns to separate; it takes the data's 16 kHz. None takes the network of ``initial_checkpoint``.
-        mixtures_per_sum: Clips M that are added up. The batch size must be a multiple of it. Published: 2.
-        max_snr: In dB; an estimate this close to its mixture has little more to gain.
-        learning_rate: Of Adam.
+        separator: Network that learns to separate; it takes the data's 16 kHz. None takes the network of
+            ``initial_checkpoint``.
+        mixtures_per_sum: Number M of clips that are added up. The batch size must be a multiple of it. Published: 2.
+        max_snr: SNR in dB; an estimate this close to its mixture has little more to gain.
+        learning_rate: Learning rate of Adam's first step.
         halving_steps: Optimizer steps in which the learning rate falls, step by step, to its half.
-        initial_checkpoint: Weights to start from: a run's checkpoint or a file that ``sslam convert`` wrote. Where
-            ``--ckpt_path`` is given too, that wins.
+        initial_checkpoint: Weights to start from: a run's checkpoint or a file that ``sslam convert`` wrote. Not read
+            again where the trainer goes on from a checkpoint (``ckpt_path``).
 
     Raises:
         ValueError: If a value is out of its range or the separator has another sample rate.
@@ -57,8 +57,8 @@ class MixIT(pl.LightningModule):
             raise ValueError(f"halving_steps must be at least 1, got {halving_steps}.")
         if separator is None and initial_checkpoint is None:
             raise ValueError(
-                "There is no separator. Give --model.separator sslam.networks.TDCN, or --model.initial_checkpoint FILE "
-                "to take the network of a checkpoint."
+                "There is no separator. Give separator, such as sslam.networks.TDCN, or initial_checkpoint to take the "
+                "network of a checkpoint."
             )
         if separator is None:
             separator = load_separator(str(initial_checkpoint)).train()
@@ -72,10 +72,15 @@ class MixIT(pl.LightningModule):
         self.max_snr = max_snr
         self.learning_rate = learning_rate
         self.halving_steps = halving_steps
-        self.initial_checkpoint = initial_checkpoint
-        self.mean_loss = MeanMetric()
+        self.weights_to_start_from = initial_checkpoint
+        self.mean_losses = LossMeans(["loss"])
         self.mixture_improvement = MixtureImprovement()
         self.separation = SeparationMetrics()
+
+    @classmethod
+    def arguments_for_resuming(cls, arguments: Mapping[str, Any], checkpoint: str) -> dict[str, Any]:
+        # A separator that was taken from the file of the run's beginning is the same in the checkpoint.
+        return {"initial_checkpoint": checkpoint if arguments.get("separator") is None else None}
 
     # ---- the method -------------------------------------------------------------------------------------------------
 
@@ -96,30 +101,7 @@ class MixIT(pl.LightningModule):
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch)
-
-    def on_validation_epoch_start(self) -> None:
-        self.start_evaluation()
-
-    def on_test_epoch_start(self) -> None:
-        self.start_evaluation()
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self.log_evaluation("test")
-
-    def start_evaluation(self) -> None:
-        """Forget the last one."""
-        for metric in (self.mean_loss, self.mixture_improvement, self.separation):
-            metric.reset()
-
-    def evaluation_step(self, batch: dict[str, Any]) -> None:
+    def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and MoMi of sums of mixtures; where the sources are known (``stems``), how the clips are separated.
 
         Which clips are added up depends on their order, and so on the number of processes.
@@ -129,21 +111,18 @@ class MixIT(pl.LightningModule):
             estimates_GNT = self.separator(mixtures_GMT.sum(dim=1))
             if not estimates_GNT.isfinite().all():
                 raise ValueError("The separator's estimates are not finite: its weights have diverged. Take others.")
-            self.mean_loss.update(self.loss(mixtures_GMT, estimates_GNT), weight=len(mixtures_GMT))
+            self.mean_losses.update({"loss": self.loss(mixtures_GMT, estimates_GNT)}, len(mixtures_GMT))
             self.mixture_improvement.update(estimates_GNT, mixtures_GMT)
         if "stems" in batch:
             self.separation.update(self.separator(batch["waveform"]), batch["stems"], batch["waveform"])
 
-    def log_evaluation(self, split: str) -> None:
+    def finish_evaluation(self, split: str) -> None:
         """Log what could be told, over all clips of all processes."""
-        values = {
-            "loss": float(self.mean_loss.compute()),
-            "momi": self.mixture_improvement.compute(),
-            **self.separation.compute().scalars(),
-        }
+        found = {"momi": self.mixture_improvement.compute(), **self.separation.compute().scalars()}
+        known = {name: value for name, value in found.items() if not math.isnan(value)}
+        values = self.mean_losses.compute() | known
         # Equal on all ranks already; sync_dist says so to Lightning.
-        known = {f"{split}/{name}": value for name, value in values.items() if not math.isnan(value)}
-        self.log_dict(known, sync_dist=True)
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Estimates (B, N, T) of clips with their padding, and their ``index``; ``sslam separate`` is for files."""
@@ -152,19 +131,13 @@ class MixIT(pl.LightningModule):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(
-                f"trainer.precision must be 32-true or bf16-mixed, got {self.trainer.precision}: waveforms, masks and "
-                "the loss need float32."
-            )
+        super().setup(stage)
         batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", self.mixtures_per_sum)
         if batch_size % self.mixtures_per_sum:
             raise ValueError(
                 f"The batch size must be a multiple of mixtures_per_sum {self.mixtures_per_sum}, got {batch_size}: the "
-                "clips of a batch are added up. Change --data.batch_size."
+                "clips of a batch are added up. Change the data's batch_size."
             )
-        if self.initial_checkpoint is not None and self.trainer.ckpt_path is None:
-            self.load_initial_weights(Path(self.initial_checkpoint))
 
     def load_initial_weights(self, path: Path) -> None:
         """Take the separator's weights from a file.
@@ -181,40 +154,25 @@ class MixIT(pl.LightningModule):
         ]
         if differing:
             raise ValueError(
-                f"The separator in {path} does not fit this model: {'; '.join(differing)}. Give --model.separator the "
+                f"The separator in {path} does not fit this model: {'; '.join(differing)}. Give the separator the "
                 "sizes that the file was made with."
             )
         self.separator.load_state_dict(loaded.state_dict())
 
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of optimizer step ``step`` (from 0)."""
-        return float(self.learning_rate * 0.5 ** (step / self.halving_steps))
+    def learning_rate_at(self, step: int, peak: float) -> float:
+        """Learning rate of optimizer step ``step`` (from 0), which starts at ``peak``."""
+        return float(peak * 0.5 ** (step / self.halving_steps))
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        learning_rate = self.learning_rate_at(self.global_step)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate
             # TensorFlow's Adam adds epsilon before it corrects the second moment's bias, PyTorch's after.
             group["eps"] = 1e-8 / math.sqrt(1 - group["betas"][1] ** (self.global_step + 1))
-        # A tensor made on the device: a number would be copied there, which waits for it.
-        self.log("train/learning_rate", torch.full((), learning_rate, device=self.device))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        gradient_norm = clip_finite_gradients(
-            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
-        )
-        self.log("train/gradient_norm", gradient_norm)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.separator.parameters(), lr=self.learning_rate_at(0), fused=True)
+        return torch.optim.Adam(self.separator.parameters(), lr=self.learning_rate, fused=True)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Plain values, so that the separator can be rebuilt from the file alone.
-        checkpoint["architecture"] = {"separator": self.separator.architecture()}
+    def stated_networks(self) -> dict[str, nn.Module]:
+        return {"separator": self.separator}

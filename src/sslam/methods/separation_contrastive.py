@@ -4,25 +4,23 @@ Shape letters: B clips, V views of a clip, S sources (mixture and channels), T s
 frames, F mel bins, D width.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import lightning.pytorch as pl
 import torch
-from torch import Tensor
-from torchmetrics.aggregation import MeanMetric
+from torch import Tensor, nn
 
 from sslam.audio import SAMPLE_RATE
 from sslam.frontends import Frontend
 from sslam.losses import Coincidence, NTXent
+from sslam.methods.method import Method, require_same_mel_bins
+from sslam.metrics import LossMeans
 from sslam.networks import CoincidenceHead, Encoder, ProjectionHead
-from sslam.optim import clip_finite_gradients
 from sslam.separation import Processors
 from sslam.transforms import Comparison, RandomSource, SpecAugment, ViewDraws, crop_views, draw_views
 
 
-class SeparationContrastive(pl.LightningModule):
+class SeparationContrastive(Method):
     """Snippets of a clip and of its separated channels are told from those of other clips.
 
     Of every clip two snippets are taken, from the mixture or from a channel that a frozen separator makes of it, at
@@ -30,18 +28,19 @@ class SeparationContrastive(pl.LightningModule):
     (NT-Xent), and a small network must see that they coincide. Each task has its own pair of snippets.
 
     Args:
-        encoder: Learns; its first token is the embedding. Published: CNN14 with a width of 128 or 1024.
+        encoder: Network that learns; its first token is the embedding. Published: CNN14 with a width of 128 or 1024.
         frontend: Waveform to features; its number of frames is the length of a snippet. Published: 96 frames.
-        comparison: What is compared with what. Published: the mixture with a channel.
+        comparison: Sources that are compared. Published: the mixture with a channel.
         processors: Separators that make the channels; None where the comparison needs none.
         similarity: Loss of the similarity task; None leaves the task out.
         coincidence: Loss of the coincidence task; None leaves the task out. Together they count equally.
-        spec_augment: Of every snippet; None for none.
-        temporal_proximity: Draw a place for each snippet; False takes both snippets of a pair from the same place.
+        spec_augment: Augmentation of every snippet; None for none.
+        temporal_proximity: Whether each snippet has a place of its own; False takes both snippets of a pair from the
+            same place.
         projection_hidden: Hidden units of the similarity head.
-        projection_width: Size of its output.
+        projection_width: Size of the similarity head's output.
         coincidence_hidden: Units of both hidden layers of the coincidence head.
-        learning_rate: Of Adam. Published: 1e-4, or 3e-4 for the similarity task alone.
+        learning_rate: Learning rate of Adam. Published: 1e-4, or 3e-4 for the similarity task alone.
 
     Raises:
         ValueError: If there is no task, the comparison has no separator, or sizes do not fit.
@@ -65,18 +64,18 @@ class SeparationContrastive(pl.LightningModule):
         super().__init__()
         if similarity is None and coincidence is None:
             raise ValueError(
-                "There is no task: similarity and coincidence are both null. Give --model.similarity "
-                "sslam.losses.NTXent, --model.coincidence sslam.losses.Coincidence, or both."
+                "There is no task: similarity and coincidence are both null. Give similarity (sslam.losses.NTXent), "
+                "coincidence (sslam.losses.Coincidence), or both."
             )
         if comparison.uses_channels and processors is None:
             raise ValueError(
-                f"{type(comparison).__name__} needs separated channels. Give --model.processors with the checkpoints "
-                "of separators, or --model.comparison sslam.transforms.MixtureAgainstMixture."
+                f"{type(comparison).__name__} needs separated channels. Give processors with the checkpoints of "
+                "separators, or the comparison sslam.transforms.MixtureAgainstMixture."
             )
         if comparison.uses_channels and processors is not None and processors.num_channels < comparison.min_channels:
             raise ValueError(
                 f"{type(comparison).__name__} needs separators with at least {comparison.min_channels} channels, got "
-                f"{processors.num_channels}. Give other checkpoints, or another --model.comparison."
+                f"{processors.num_channels}. Give other checkpoints, or another comparison."
             )
         if frontend.sample_rate != SAMPLE_RATE:
             raise ValueError(
@@ -84,11 +83,7 @@ class SeparationContrastive(pl.LightningModule):
             )
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
-        if frontend.num_mel_bins != encoder.num_mel_bins:
-            raise ValueError(
-                f"The front end's num_mel_bins must be the encoder's {encoder.num_mel_bins}, "
-                f"got {frontend.num_mel_bins}."
-            )
+        require_same_mel_bins(frontend, encoder)
         self.encoder = encoder
         self.frontend = frontend
         self.comparison = comparison
@@ -106,7 +101,7 @@ class SeparationContrastive(pl.LightningModule):
         self.spec_augment = spec_augment
         self.temporal_proximity = temporal_proximity
         self.learning_rate = learning_rate
-        self.mean_loss = MeanMetric()
+        self.mean_losses = LossMeans(["loss"])
 
     # ---- the method -------------------------------------------------------------------------------------------------
 
@@ -133,8 +128,8 @@ class SeparationContrastive(pl.LightningModule):
         if self.frontend.crop_samples >= waveform_BT.shape[1]:
             raise ValueError(
                 f"Snippets of {self.frontend.num_frames} frames have {self.frontend.crop_samples} samples and clips "
-                f"{waveform_BT.shape[1]}; snippets must be shorter. Pass --model.frontend.num_frames 96 (as published) "
-                "or longer clips with --data.clip_seconds."
+                f"{waveform_BT.shape[1]}; snippets must be shorter. Give the front end a num_frames of 96 "
+                "(as published), or the data a greater clip_seconds."
             )
         lengths_B = num_samples_B.cpu()  # the device is waited for; separators need the lengths
         draws = self.draw_views(lengths_B, random)
@@ -181,34 +176,15 @@ class SeparationContrastive(pl.LightningModule):
     # ---- training and evaluation ------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        random = RandomSource.seeded(self.device, torch.initial_seed(), self.global_rank, self.global_step, batch_idx)
         paths = None
         if self.processors is not None and self.processors.caches is not None:
             dataset = self.training_set()
             paths = [dataset.path(int(index)) for index in batch["index"]]
-        terms = self.losses(batch["waveform"], batch["num_samples"], paths, random)
+        terms = self.losses(batch["waveform"], batch["num_samples"], paths, self.random_source(batch_idx))
         loss = torch.stack(list(terms.values())).sum()
         self.log("train/loss", loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}_loss": term.detach() for name, term in terms.items()})
         return loss
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch, batch_idx)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch, batch_idx)
-
-    def on_validation_epoch_start(self) -> None:
-        self.mean_loss.reset()
-
-    def on_test_epoch_start(self) -> None:
-        self.mean_loss.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        self.log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self.log_evaluation("test")
 
     def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The loss with views that are the same at every evaluation, and always separated on the fly."""
@@ -217,25 +193,20 @@ class SeparationContrastive(pl.LightningModule):
             return  # the last clip of a set has no negatives
         random = RandomSource.seeded(self.device, self.global_rank, batch_idx)
         terms = self.losses(batch["waveform"], batch["num_samples"], None, random)
-        self.mean_loss.update(torch.stack(list(terms.values())).sum(), weight=clips)
+        self.mean_losses.update({"loss": torch.stack(list(terms.values())).sum()}, clips)
 
-    def log_evaluation(self, split: str) -> None:
+    def finish_evaluation(self, split: str) -> None:
         """Log the mean over all clips of all processes; every process takes part, also one that has had no clip."""
-        loss = float(self.mean_loss.compute())
-        if not math.isnan(loss):
-            # Equal on all ranks already; sync_dist says so to Lightning.
-            self.log(f"{split}/loss", loss, sync_dist=True)
+        means = self.mean_losses.compute()
+        # Equal on all ranks already; sync_dist says so to Lightning.
+        self.log_dict({f"{split}/{name}": mean for name, mean in means.items()}, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips ``embedding`` (B, D), with the clips' ``index``."""
         return {"index": batch["index"], "embedding": self.embed(batch["waveform"], batch["num_samples"])}
 
     def setup(self, stage: str) -> None:
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(
-                f"trainer.precision must be 32-true or bf16-mixed, got {self.trainer.precision}: the front end and the "
-                "losses need float32."
-            )
+        super().setup(stage)
         if stage == "fit" and self.processors is not None and self.processors.caches is not None:
             dataset = self.training_set()
             paths = [dataset.path(index) for index in range(len(dataset))]
@@ -247,27 +218,12 @@ class SeparationContrastive(pl.LightningModule):
         if not hasattr(dataset, "path"):
             raise ValueError(
                 f"The clips of {type(self.trainer.datamodule).__name__} are no files, "  # type: ignore[attr-defined]
-                "so their channels cannot be read from a cache. Leave --model.processors.cache out."
+                "so their channels cannot be read from a cache. Give processors without a cache."
             )
         return dataset
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        gradient_norm = clip_finite_gradients(
-            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
-        )
-        self.log("train/gradient_norm", gradient_norm)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Plain values, so that the encoder can be rebuilt from the file alone.
-        checkpoint["architecture"] = {
-            "encoder": self.encoder.architecture(),
-            "frontend": self.frontend.architecture(),
-        }
+    def stated_networks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.encoder, "frontend": self.frontend}

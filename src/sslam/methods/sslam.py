@@ -5,25 +5,24 @@ bins, P patches, V kept patches, Q patches of the mixed columns, D width.
 """
 
 import operator
-from collections import defaultdict
 from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslam.checkpoints.loading import load_pretraining_state
 from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
 from sslam.frontends import Frontend
 from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
-from sslam.metrics import Moments
+from sslam.methods.method import Method, require_same_mel_bins
+from sslam.metrics import LossMeans, Moments
 from sslam.networks import AudioViT, ConvDecoder
-from sslam.optim import clip_finite_gradients, parameter_groups, warmup_cosine
-from sslam.stages import Stage
+from sslam.optim import parameter_groups
+from sslam.stages import Objectives, Stage, stage_at
 from sslam.transforms import (
     InverseBlockMasking,
     Masks,
@@ -47,8 +46,13 @@ class PretrainingLosses(NamedTuple):
     def total(self) -> Tensor:
         return self.patch + self.cls + self.source_retention
 
+    def by_name(self, objectives: Objectives) -> dict[str, Tensor]:
+        """The terms that the objectives have, by the names that they are logged under."""
+        terms = {"patch_loss": self.patch, "cls_loss": self.cls}
+        return terms | ({"source_retention_loss": self.source_retention} if objectives.source_retention else {})
 
-class SSLAM(pl.LightningModule):
+
+class SSLAM(Method):
     """Masked latent bootstrapping and source retention, in stages.
 
     The student sees 20 % of the patches of a clip; with a decoder it predicts, at the hidden patches, the latents that
@@ -56,27 +60,28 @@ class SSLAM(pl.LightningModule):
     stage the same is done for partial mixtures, from which the mean of both sources' latents must also be predicted.
 
     Args:
-        encoder: Becomes the student; its copy becomes the teacher.
-        decoder: Predicts the latents of the hidden patches; same width as the encoder.
+        encoder: Network that becomes the student; its copy becomes the teacher.
+        decoder: Network that predicts the latents of the hidden patches; same width as the encoder.
         frontend: Waveform (B, T) to features, in float32 on the batch's device.
-        masking: Draws what the student sees.
-        mixing: Makes partial mixtures.
-        stages: In this order; each restarts the optimizer, the schedule and the annealing of the teacher's decay, and
-            goes on with student, decoder and teacher.
+        masking: Draws of what the student sees.
+        mixing: Maker of partial mixtures.
+        stages: Stages in their order; each restarts the optimizer, the schedule and the annealing of the teacher's
+            decay, and goes on with student, decoder and teacher.
         cls_loss_weight: Weight of the CLS loss, averaged over rows. The published code sums it over the rows of one
             device, of which both published stages have 192 (12 clips x 16 clones; 12 x 8 x 2); as a weight it means
             the same at any batch size, number of clones and under gradient accumulation.
         mask_noise_std: Standard deviation of the noise that stands at hidden patches in the decoder's input.
         ema_decay: Decay of the teacher at the start of a stage.
         ema_end_decay: Decay after ``ema_anneal_steps`` optimizer steps of a stage, reached linearly.
-        ema_anneal_steps: See above.
+        ema_anneal_steps: Optimizer steps of a stage in which the decay rises.
         weight_decay: Decoupled weight decay of Adam.
-        weight_decay_exempt_1d: Give biases and norm weights no decay. The published code means to, but through a
-            mistake decays everything; the reproduction YAMLs set this to false.
-        betas: Of Adam.
+        weight_decay_exempt_1d: Whether biases and norm weights have no decay. The published code means to, but through
+            a mistake decays everything; the reproduction YAMLs set this to false.
+        betas: Decay rates of Adam's moments.
         initial_checkpoint: Weights to start from: student, decoder and teacher of an earlier run, of a file that
-            ``sslam convert`` wrote, or of a published EAT or SSLAM file. Where ``--ckpt_path`` is given too, that wins.
-        compile_blocks: Compile the encoder blocks with ``torch.compile``.
+            ``sslam convert`` wrote, or of a published EAT or SSLAM file. Not read where the trainer goes on from a
+            checkpoint (``ckpt_path``).
+        compile_blocks: Whether to compile the encoder blocks with ``torch.compile``.
 
     Raises:
         ValueError: If there are no stages or the parts do not fit together.
@@ -123,11 +128,7 @@ class SSLAM(pl.LightningModule):
                 )
         if decoder.width != encoder.width:
             raise ValueError(f"The decoder's width must be the encoder's {encoder.width}, got {decoder.width}.")
-        if frontend.num_mel_bins != encoder.num_mel_bins:
-            raise ValueError(
-                f"The front end's num_mel_bins must be the encoder's {encoder.num_mel_bins}, "
-                f"got {frontend.num_mel_bins}."
-            )
+        require_same_mel_bins(frontend, encoder)
         self.frontend = frontend
         self.masking = masking
         self.mixing = mixing
@@ -143,9 +144,9 @@ class SSLAM(pl.LightningModule):
         self.weight_decay = weight_decay
         self.weight_decay_exempt_1d = weight_decay_exempt_1d
         self.betas = betas
-        self.initial_checkpoint = initial_checkpoint
+        self.weights_to_start_from = initial_checkpoint
         self.restored_step = 0
-        self.evaluation_sums: defaultdict[str, Tensor | float] = defaultdict(float)
+        self.mean_losses = LossMeans(("loss", "patch_loss", "cls_loss", "source_retention_loss"))
         if compile_blocks:
             self.student.compile_blocks()
             self.teacher.encoder.compile_blocks()
@@ -187,14 +188,12 @@ class SSLAM(pl.LightningModule):
         num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
         num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
         hidden_times_BP = masks.masked.sum(dim=1)
-        target_moments = [Moments.of(target_BPD, hidden_times_BP) for _, target_BPD in compared]
-        prediction_moments = [Moments.of(prediction_BKPD, masks.masked) for prediction_BKPD, _ in compared]
         return PretrainingLosses(
             patch=patch_sum / num_masked_tokens,
             cls=self.cls_loss_weight * cls_sum / num_rows,
             source_retention=source_retention_sum / num_masked_tokens,
-            target_moments=reduce(operator.add, target_moments),
-            prediction_moments=reduce(operator.add, prediction_moments),
+            target_moments=reduce(operator.add, (Moments.of(target, hidden_times_BP) for _, target in compared)),
+            prediction_moments=reduce(operator.add, (Moments.of(predicted, masks.masked) for predicted, _ in compared)),
         )
 
     def draw_masks(self, features_BLF: Tensor, num_clones: int, random: RandomSource) -> Masks:
@@ -239,101 +238,81 @@ class SSLAM(pl.LightningModule):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        stage, _ = self.stage_at(self.global_step)
+        stage, _ = stage_at(self.stages, self.global_step)
         features_BLF = self.frontend(batch["waveform"], batch.get("num_samples"))
-        losses = self.losses(features_BLF, stage, self.random_source(self.global_step, batch_idx))
-        spread = {
-            "target_std": losses.target_moments.standard_deviation(),
-            "prediction_std": losses.prediction_moments.standard_deviation(),
-        }
+        losses = self.losses(features_BLF, stage, self.random_source(batch_idx))
         self.log("train/loss", losses.total.detach(), prog_bar=True)
-        self.log_dict({f"train/{name}_loss": loss.detach() for name, loss in self.active_terms(losses, stage).items()})
-        self.log_dict({f"train/{name}": value for name, value in spread.items()})
+        self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.by_name(stage.objectives).items()})
+        self.log("train/target_std", losses.target_moments.standard_deviation())
+        self.log("train/prediction_std", losses.prediction_moments.standard_deviation())
         return {
             "loss": losses.total,
             "target_moments": losses.target_moments,
             "prediction_moments": losses.prediction_moments,
         }
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch, batch_idx)
+    def learning_rate_at(self, step: int, peak: float) -> float:
+        """Learning rate of the run's optimizer step ``step`` (from 0); every stage has a peak of its own."""
+        stage, step = stage_at(self.stages, step)
+        return stage.learning_rate_at(step)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self.evaluation_step(batch, batch_idx)
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        _, step = stage_at(self.stages, self.global_step)
+        if step == 0:
+            optimizer.state.clear()
 
-    def on_validation_epoch_start(self) -> None:
-        self.evaluation_sums.clear()
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        # Called once per optimizer step, also under gradient accumulation, so the teacher moves as often.
+        super().optimizer_step(*args, **kwargs)
+        _, step = stage_at(self.stages, self.global_step)
+        decay = ema_decay_at(step + 1, self.ema_decay, self.ema_end_decay, self.ema_anneal_steps)
+        self.teacher.update(self.student, decay)
+        self.log("train/ema_decay", torch.full((), decay, device=self.device))
 
-    def on_test_epoch_start(self) -> None:
-        self.evaluation_sums.clear()
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        groups = parameter_groups(self, self.weight_decay, self.weight_decay_exempt_1d)
+        # The learning rate is set before every batch.
+        return torch.optim.AdamW(groups, lr=self.stages[0].learning_rate_at(0), betas=self.betas, eps=1e-8, fused=True)
 
-    def on_validation_epoch_end(self) -> None:
-        self.log_evaluation("val")
+    def on_fit_start(self) -> None:
+        total_steps = sum(stage.steps for stage in self.stages)
+        if self.trainer.max_steps > total_steps:
+            raise ValueError(
+                f"trainer.max_steps is {self.trainer.max_steps}, but the stages end after {total_steps} steps. "
+                "Leave trainer.max_steps out, or lengthen a stage."
+            )
+        if self.trainer.max_steps == -1:
+            self.trainer.fit_loop.epoch_loop.max_steps = total_steps
 
-    def on_test_epoch_end(self) -> None:
-        self.log_evaluation("test")
+    # ---- evaluation -------------------------------------------------------------------------------------------------
 
     def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The losses of the weights' stage with masks and mixtures that are the same at every evaluation."""
-        stage, _ = self.stage_at(self.step_of_weights)
+        stage, _ = stage_at(self.stages, self.step_of_weights)
         features_BLF = self.frontend(batch["waveform"], batch.get("num_samples"))
         if len(features_BLF) < 2 and stage.objectives.uses_mixtures:
             return  # the last clip of an odd set has no partner
         losses = self.losses(features_BLF, stage, RandomSource.seeded(self.device, batch_idx))
-        self.evaluation_sums["clips"] += len(features_BLF)
-        self.evaluation_sums["loss"] += len(features_BLF) * losses.total
-        for name, loss in self.active_terms(losses, stage).items():
-            self.evaluation_sums[f"{name}_loss"] += len(features_BLF) * loss
+        self.mean_losses.update({"loss": losses.total} | losses.by_name(stage.objectives), len(features_BLF))
 
-    def log_evaluation(self, split: str) -> None:
-        """Log means over all clips of all ranks; every rank takes part, also one that has had no clip."""
-        stage, _ = self.stage_at(self.step_of_weights)
-        names = ["clips", "loss", "patch_loss", "cls_loss", "source_retention_loss"]
-        sums = torch.stack([torch.as_tensor(self.evaluation_sums[name], device=self.device).float() for name in names])
-        clips, *totals = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        if clips == 0:
+    def finish_evaluation(self, split: str) -> None:
+        """Log means over all clips of all processes; every process takes part, also one that has had no clip."""
+        means = self.mean_losses.compute()
+        if not means:
             rank_zero_warn(
                 f"No clip could be evaluated, so there is no {split}/loss. A mixture needs two clips: give more data "
                 "or a larger batch_size."
             )
-            return
-        means = {name: total / clips for name, total in zip(names[1:], totals, strict=True)}
-        if not stage.objectives.source_retention:
-            del means["source_retention_loss"]
-        # Equal on all ranks already; sync_dist says so to Lightning.
+        # Equal on all processes already; sync_dist says so to Lightning.
         self.log_dict({f"{split}/{name}": mean for name, mean in means.items()}, sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips: ``cls`` (B, D) and ``mean`` over the patches (B, D), with the clips' ``index``."""
         tokens_BPD = self.student(self.frontend(batch["waveform"], batch.get("num_samples"))).float()
         return {"index": batch["index"], "cls": tokens_BPD[:, 0], "mean": tokens_BPD[:, 1:].mean(dim=1)}
-
-    @staticmethod
-    def active_terms(losses: PretrainingLosses, stage: Stage) -> dict[str, Tensor]:
-        """The terms that the stage minimises, by name."""
-        terms = {"patch": losses.patch, "cls": losses.cls}
-        if stage.objectives.source_retention:
-            terms["source_retention"] = losses.source_retention
-        return terms
-
-    def random_source(self, step: int, batch_idx: int) -> RandomSource:
-        """Generators of one training batch: other draws on every rank and batch, the same after a resume."""
-        return RandomSource.seeded(self.device, torch.initial_seed(), self.global_rank, step, batch_idx)
-
-    # ---- stages -----------------------------------------------------------------------------------------------------
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of all stages."""
-        return sum(stage.steps for stage in self.stages)
-
-    def stage_at(self, step: int) -> tuple[Stage, int]:
-        """The stage that optimizer step ``step`` belongs to, and the step within it; the last stage at the end."""
-        for stage in self.stages[:-1]:
-            if step < stage.steps:
-                return stage, step
-            step -= stage.steps
-        return self.stages[-1], step
 
     @property
     def step_of_weights(self) -> int:
@@ -344,19 +323,7 @@ class SSLAM(pl.LightningModule):
         # Lightning restores its own counter in a fit only.
         self.restored_step = checkpoint["global_step"]
 
-    def learning_rate_at(self, step: int) -> float:
-        """Learning rate of optimizer step ``step`` (from 0) of the run."""
-        stage, step = self.stage_at(step)
-        return warmup_cosine(step, stage.learning_rate, stage.warmup_steps, stage.steps)
-
-    def setup(self, stage: str) -> None:
-        if self.trainer.precision not in ("32-true", "bf16-mixed"):
-            raise ValueError(
-                f"trainer.precision must be 32-true or bf16-mixed, got {self.trainer.precision}: the front end, the "
-                "losses and the teacher need float32."
-            )
-        if stage != "fit" and self.initial_checkpoint is not None:
-            self.load_initial_weights(Path(self.initial_checkpoint))
+    # ---- weights ----------------------------------------------------------------------------------------------------
 
     def load_initial_weights(self, path: Path) -> None:
         """Take student, decoder and teacher from a file.
@@ -377,103 +344,5 @@ class SSLAM(pl.LightningModule):
             )
         self.load_state_dict(state)
 
-    def on_fit_start(self) -> None:
-        if self.initial_checkpoint is not None and self.trainer.ckpt_path is None:
-            self.load_initial_weights(Path(self.initial_checkpoint))
-        if self.trainer.max_steps > self.total_steps:
-            raise ValueError(
-                f"trainer.max_steps is {self.trainer.max_steps}, but the stages end after {self.total_steps} steps. "
-                "Leave trainer.max_steps out, or lengthen a stage."
-            )
-        if self.trainer.max_steps == -1:
-            self.trainer.fit_loop.epoch_loop.max_steps = self.total_steps
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        _, step = self.stage_at(self.global_step)
-        if step == 0:
-            optimizer.state.clear()
-        learning_rate = self.learning_rate_at(self.global_step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate
-        # A tensor made on the device: a number would be copied there, which waits for it.
-        self.log("train/learning_rate", torch.full((), learning_rate, device=self.device))
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        # Called once per optimizer step, also under gradient accumulation, so the teacher moves as often.
-        super().optimizer_step(*args, **kwargs)
-        _, step = self.stage_at(self.global_step)
-        decay = ema_decay_at(step + 1, self.ema_decay, self.ema_end_decay, self.ema_anneal_steps)
-        self.teacher.update(self.student, decay)
-        self.log("train/ema_decay", torch.full((), decay, device=self.device))
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        gradient_norm = clip_finite_gradients(
-            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
-        )
-        self.log("train/gradient_norm", gradient_norm)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        # The learning rate is set before every batch; stages restart it.
-        return torch.optim.AdamW(
-            parameter_groups(self, self.weight_decay, self.weight_decay_exempt_1d),
-            lr=self.learning_rate_at(0),
-            betas=self.betas,
-            eps=1e-8,
-            fused=True,
-        )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Plain values, so that the encoder can be rebuilt from the file alone.
-        checkpoint["architecture"] = {
-            "encoder": self.student.architecture(),
-            "decoder": self.decoder.architecture(),
-            "frontend": self.frontend.architecture(),
-        }
-
-    # ---- for people -------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def explain(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """What the method does with the first clip of a batch, on the CPU; draws nothing from the run's generators.
-
-        Returns:
-            ``clip``, ``partner``, ``mixture`` (L, F); ``mixed_frames`` (L,), True where both sound; ``kept`` (columns,
-            rows), True where the student sees the patch; ``target`` and ``prediction`` (P, D) of the mixture (of the
-            clip in a stage without mixtures); ``grid`` (columns, rows); ``stage``, its name.
-        """
-        stage, _ = self.stage_at(self.global_step)
-        random = RandomSource.seeded(self.device, self.global_step)
-        features_BLF = self.frontend(batch["waveform"][:2], batch["num_samples"][:2])
-        if len(features_BLF) < 2:
-            features_BLF = features_BLF.repeat(2, 1, 1)
-        grid = self.student.grid(features_BLF.shape[1])
-        masks = self.draw_masks(features_BLF, 1, random)
-        mixture = self.mixing(features_BLF, self.student.patch_size, random.cpu)
-        if stage.objectives.uses_mixtures:
-            own = self.teach(features_BLF, stage)
-            target_BPD = self.retain_sources(own, mixture)
-            if not stage.objectives.source_retention:
-                target_BPD = self.teach(mixture.features, stage).patch_BPD
-            _, prediction_BKPD = self.predict_latents(mixture.features, masks, random)
-        else:
-            target_BPD = self.teach(features_BLF, stage).patch_BPD
-            _, prediction_BKPD = self.predict_latents(features_BLF, masks, random)
-        mixed_columns = torch.zeros(grid[0], dtype=torch.bool).index_fill_(0, mixture.mixed_columns, True)
-        return {
-            "clip": features_BLF[0].cpu(),
-            "partner": partner_of(features_BLF)[0].cpu(),
-            "mixture": mixture.features[0].cpu(),
-            "mixed_frames": mixed_columns.repeat_interleave(self.student.patch_size),
-            "kept": ~masks.masked[0, 0].view(grid).cpu(),
-            "target": target_BPD[0].cpu(),
-            "prediction": prediction_BKPD[0, 0].float().cpu(),
-            "grid": grid,
-            "stage": stage.name,
-        }
+    def stated_networks(self) -> dict[str, nn.Module]:
+        return {"encoder": self.student, "decoder": self.decoder, "frontend": self.frontend}

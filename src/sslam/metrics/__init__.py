@@ -1,6 +1,7 @@
 """Metrics."""
 
 from sslam.metrics.classification import ClassificationMetrics, ClassificationResults, PolyphonyRow
+from sslam.metrics.loss_means import LossMeans
 from sslam.metrics.moments import Moments
 from sslam.metrics.retrieval import RetrievalMetrics, RetrievalResults, RetrievalScores, query_by_example_map
 from sslam.metrics.separation import MixtureImprovement, SeparationMetrics, SeparationResults
@@ -8,6 +9,7 @@ from sslam.metrics.separation import MixtureImprovement, SeparationMetrics, Sepa
 __all__ = [
     "ClassificationMetrics",
     "ClassificationResults",
+    "LossMeans",
     "MixtureImprovement",
     "Moments",
     "PolyphonyRow",
