@@ -1,3 +1,4 @@
+import copy
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from matplotlib.image import imread
 
 from callbacks import PretrainingPicture
 from callbacks.pretraining_picture import centred_similarity, draw_pretraining, principal_colors
+from sslam.methods import Objectives, Stage
 
 
 class Losses(pl.Callback):
@@ -36,11 +38,11 @@ def test_pretraining_picture__is_saved_in_both_stages(tiny_sslam: Any, clips: An
 def test_pretraining_picture__a_picture_at_the_last_step_is_drawn_once(
     tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = tiny_sslam()
+    picture = PretrainingPicture(every_n_steps=8)
     calls: list[Any] = []
-    explain = module.explain
-    monkeypatch.setattr(module, "explain", lambda batch: (calls.append(batch), explain(batch))[1])
-    fit(module, clips, [PretrainingPicture(every_n_steps=8)])
+    explain = picture.explain
+    monkeypatch.setattr(picture, "explain", lambda module, batch: (calls.append(batch), explain(module, batch))[1])
+    fit(tiny_sslam(), clips, [picture])
     assert len(calls) == 1
 
 
@@ -60,16 +62,9 @@ def test_pretraining_picture__training_is_not_changed(tiny_sslam: Any, clips: An
     class Draws(PretrainingPicture):
         """Draws numbers where ``explain`` would if it were careless."""
 
-        def _save(self, trainer: pl.Trainer, pl_module: Any) -> None:
-            careful = pl_module.explain
-
-            def careless(batch: Any) -> Any:
-                torch.rand(1), np.random.random(), random.random()
-                return careful(batch)
-
-            pl_module.explain = careless
-            super()._save(trainer, pl_module)
-            pl_module.explain = careful
+        def explain(self, pl_module: Any, clips: Any) -> Any:
+            torch.rand(1), np.random.random(), random.random()
+            return super().explain(pl_module, clips)
 
     losses, weights, draws = run([])
     losses_with, weights_with, draws_with = run([Draws(every_n_steps=4)])
@@ -78,6 +73,35 @@ def test_pretraining_picture__training_is_not_changed(tiny_sslam: Any, clips: An
     assert draws == draws_with
     for name, weight in weights.items():
         assert torch.equal(weight, weights_with[name]), name
+
+
+def test_explain__changes_nothing_and_shows_the_masked_mixture(tiny_sslam: Any, clips: Any) -> None:
+    module = tiny_sslam()
+    module.stages = module.stages[1:]  # mixtures
+    picture, batch = PretrainingPicture(), next(iter(clips))
+    state, random_state = copy.deepcopy(module.state_dict()), torch.get_rng_state()
+    with torch.no_grad():
+        shown = picture.explain(module, picture.keep(batch))
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert shown["kept"].sum() == 12
+    alone = ~shown["mixed_frames"]
+    assert alone.sum() == 2 * 16
+    assert torch.equal(shown["mixture"][alone], shown["clip"][alone])
+    assert shown["target"].shape == shown["prediction"].shape == (64, 32)
+
+
+@pytest.mark.parametrize("objectives", [Objectives(1, 1, 0), Objectives(1, 0, 0)])
+def test_explain__without_source_retention_the_target_is_of_what_the_student_sees(
+    tiny_sslam: Any, clips: Any, objectives: Objectives
+) -> None:
+    module, picture = tiny_sslam(), PretrainingPicture()
+    module.stages = [Stage(4, 1e-3, 1, num_clones=2, objectives=objectives)]
+    with torch.no_grad():
+        shown = picture.explain(module, picture.keep(next(iter(clips))))
+        seen_LF = shown["mixture" if objectives.mixed else "clip"]
+        target_BPD = module.teach(seen_LF.unsqueeze(0), module.stages[0]).patch_BPD
+    torch.testing.assert_close(shown["target"], target_BPD[0])
 
 
 def test_pretraining_picture__is_sent_to_tensorboard(tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path) -> None:

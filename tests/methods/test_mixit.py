@@ -98,7 +98,9 @@ def test_mixtures__are_adjacent_clips_as_they_are() -> None:
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
 def test_setup__refuses_clips_without_a_partner(command: str) -> None:
     data = SoundscapesDataModule(batch_size=3, num_workers=0, clip_seconds=1.0)
-    with pytest.raises(ValueError, match=r"batch size must be a multiple of mixtures_per_sum 2, got 3.*--data.batch_"):
+    with pytest.raises(
+        ValueError, match=r"batch size must be a multiple of mixtures_per_sum 2, got 3.*the data's batch_size"
+    ):
         getattr(make_trainer(max_steps=1), command)(MixIT(small_separator()), data)
 
 
@@ -148,8 +150,8 @@ def test_training__ends_before_a_step_that_would_spoil_the_weights() -> None:
 
 
 def test_learning_rate__halves_smoothly() -> None:
-    method = MixIT(small_separator(), learning_rate=1e-4, halving_steps=2_000_000)
-    rates = [method.learning_rate_at(step) for step in (0, 1_000_000, 2_000_000, 4_000_000)]
+    method = MixIT(small_separator(), halving_steps=2_000_000)
+    rates = [method.learning_rate_at(step, 1e-4) for step in (0, 1_000_000, 2_000_000, 4_000_000)]
     assert rates == pytest.approx([1e-4, 1e-4 / math.sqrt(2), 5e-5, 2.5e-5])
 
 
@@ -167,7 +169,7 @@ def test_mixit__refuses_values_out_of_range(changes: dict[str, Any], message: st
 
 
 def test_mixit__needs_a_separator() -> None:
-    with pytest.raises(ValueError, match=r"There is no separator. Give --model.separator sslam.networks.TDCN, or"):
+    with pytest.raises(ValueError, match=r"There is no separator. Give separator, such as sslam.networks.TDCN, or"):
         MixIT(None)
 
 
