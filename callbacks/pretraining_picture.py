@@ -108,11 +108,11 @@ def draw_pretraining(
     """Eight panels over the same axes (seconds, kHz): the inputs on the left, the latents on the right.
 
     Args:
-        explained: What :meth:`PretrainingPicture.explain` returns.
-        title: Of the whole figure.
+        explained: Tensors that :meth:`PretrainingPicture.explain` returns.
+        title: Title of the whole figure.
         student_sees: ``clip`` or ``mixture``: the input that target and prediction belong to.
         seconds_per_frame: Hop of the front end.
-        sample_rate: In Hz; the mel bins end at half of it.
+        sample_rate: Sample rate in Hz; the mel bins end at half of it.
     """
     clip_LF, partner_LF, mixture_LF = explained["clip"], explained["partner"], explained["mixture"]
     num_frames, num_mel_bins = clip_LF.shape

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.run_picture import RunPicture
-from sslam.losses.separation import pairwise_si_snr, permutation_invariant, si_snr
+from sslam.losses import pairwise_si_snr, permutation_invariant, si_snr
 from sslam.metrics.separation import ACTIVE_RMS
 from sslam.separation.picture import separation_picture
 

@@ -1,4 +1,4 @@
-"""The device that a command runs on."""
+"""The device that a command runs on, and what devices differ in."""
 
 import torch
 
@@ -18,3 +18,8 @@ def choose_device(name: str | None) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {name} cannot be used ({reason}). Leave it out, or give cpu.") from error
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """float64 where the device has it, float32 on Apple's GPUs."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -22,9 +22,9 @@ class TeacherTargets(NamedTuple):
     """Latent targets of the patches for either loss, float32, normalised over D, and what they were made from.
 
     Attributes:
-        patch_BPD: For the patch loss, shape (B, P, D).
-        cls_BPD: For the CLS loss, shape (B, P, D).
-        embedded_BPD: The embedded patches, shape (B, P, D), which need not be embedded again for another selection.
+        patch_BPD: Targets of the patch loss, shape (B, P, D).
+        cls_BPD: Targets of the CLS loss, shape (B, P, D).
+        embedded_BPD: Embedded patches, shape (B, P, D), which need not be embedded again for another selection.
     """
 
     patch_BPD: Tensor
@@ -36,7 +36,7 @@ class EMATeacher(nn.Module):
     """Exponential moving average of an encoder: evaluation mode, float32, no gradient, storage of its own.
 
     Args:
-        encoder: The student; copied.
+        encoder: Student, which is copied.
     """
 
     def __init__(self, encoder: AudioViT) -> None:
@@ -64,8 +64,9 @@ class EMATeacher(nn.Module):
         over D (LayerNorm without affine parameters).
 
         Args:
-            patches_BPD: From the teacher's own ``embed``, shape (B, P, D).
-            cls_target_layers: The CLS targets average this many last layers; None for all, as the patch targets do.
+            patches_BPD: Patches from the teacher's own ``embed``, shape (B, P, D).
+            cls_target_layers: Number of last layers that the CLS targets average; None for all, as the patch targets
+                do.
         """
         depth = self.encoder.depth
         first_cls_layer = 0 if cls_target_layers is None else depth - cls_target_layers

@@ -43,12 +43,12 @@ def layer_decayed_groups(
     patch embedding, CLS token and the norm before the blocks, has the full rate (as published).
 
     Args:
-        encoder: What is fine-tuned; its layers are ``encoder.blocks``.
+        encoder: Network that is fine-tuned; its layers are ``encoder.blocks``.
         others: Modules with the full rate, such as the head.
-        learning_rate: The full peak.
+        learning_rate: Highest learning rate, the full one.
         layer_decay: Factor from a layer to the one below it, in (0, 1]; 1 for none.
-        weight_decay: See :func:`parameter_groups`.
-        exempt_1d: See :func:`parameter_groups`.
+        weight_decay: Decay of the matrices, see :func:`parameter_groups`.
+        exempt_1d: Whether biases and norm weights have no decay, see :func:`parameter_groups`.
     """
     blocks = list(encoder.blocks)
     in_blocks = {parameter for block in blocks for parameter in block.parameters()}
@@ -68,10 +68,10 @@ def parameter_groups(module: nn.Module, weight_decay: float, exempt_1d: bool) ->
     """Trainable parameters in groups by weight decay.
 
     Args:
-        module: Where the parameters come from.
+        module: Network whose parameters are grouped.
         weight_decay: Decay of the matrices.
-        exempt_1d: Give biases and norm weights no decay. The published code means to, but through a mistake in a
-            configuration key decays everything.
+        exempt_1d: Whether biases and norm weights have no decay. The published code means to, but through a mistake in
+            a configuration key decays everything.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not exempt_1d:
@@ -90,7 +90,7 @@ def clip_finite_gradients(
     Lightning's own clipping refuses a fused optimizer under mixed precision, for the sake of fp16's loss scaler.
 
     Args:
-        parameters: Whose gradients.
+        parameters: Parameters whose gradients are clipped.
         max_norm: Largest norm; None or 0 for no clipping.
         algorithm: Lightning's ``gradient_clip_algorithm``; "norm" or None.
         step: Optimizer step, for the message.

@@ -41,11 +41,12 @@ class Stage:
 
     Args:
         steps: Optimizer steps.
-        learning_rate: Peak; the schedule is a linear warm-up from 0, then a half cosine to 0.
+        learning_rate: Peak learning rate; the schedule is a linear warm-up from 0, then a half cosine to 0.
         warmup_steps: Optimizer steps of the warm-up.
-        num_clones: Masked views per clip (and per mixture).
-        cls_target_layers: The CLS target averages this many last layers of the teacher; None for all, as in stage 1.
-        objectives: Which losses, with their weights.
+        num_clones: Number of masked views per clip (and per mixture).
+        cls_target_layers: Number of last layers of the teacher that the CLS target averages; None for all, as in
+            stage 1.
+        objectives: Weights of the losses.
         name: Name in the progress bar and the pictures.
     """
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sslam.losses import log_mse, permutation_invariant, si_snr, snr
+from sslam.losses import log_mse, permutation_invariant, si_snr
 from sslam.losses.separation import pairwise_si_snr
 from tests.reference.mixit_formulas import REFERENCE, noise
 
@@ -57,12 +57,9 @@ def table(scale: float) -> list[tuple[Tensor, Tensor]]:
     return [(scale * reference, scale * estimate) for reference, estimate in pairs]
 
 
-@pytest.mark.parametrize(
-    ("name", "metric", "scale"),
-    [("sisnr", si_snr, 1), ("sisnr_small", si_snr, 1e-9), ("snr", snr, 1), ("snr_small", snr, 1e-5)],
-)
-def test_si_snr_and_snr__are_the_published_ones(name: str, metric: Any, scale: float) -> None:
-    values = [metric(reference, estimate).item() for reference, estimate in table(scale)]
+@pytest.mark.parametrize(("name", "scale"), [("sisnr", 1), ("sisnr_small", 1e-9)])
+def test_si_snr__is_the_published_one(name: str, scale: float) -> None:
+    values = [si_snr(reference, estimate).item() for reference, estimate in table(scale)]
     assert values == pytest.approx(CASES["metrics"][name], rel=0, abs=1e-4)
 
 

@@ -6,7 +6,7 @@ from sslam.losses.gathering import all_gather_with_gradient
 from sslam.losses.masked_latent import cls_loss, masked_latent_loss, scaled_squared_error
 from sslam.losses.mixit import best_assignment, mixit_loss, remix
 from sslam.losses.nt_xent import NTXent, nt_xent_loss
-from sslam.losses.separation import log_mse, permutation_invariant, si_snr, snr
+from sslam.losses.separation import log_mse, pairwise_si_snr, permutation_invariant, si_snr
 from sslam.losses.source_retention import source_retention_target
 
 __all__ = [
@@ -24,10 +24,10 @@ __all__ = [
     "masked_latent_loss",
     "mixit_loss",
     "nt_xent_loss",
+    "pairwise_si_snr",
     "permutation_invariant",
     "remix",
     "scaled_squared_error",
     "si_snr",
-    "snr",
     "source_retention_target",
 ]

@@ -13,7 +13,7 @@ class ClassificationLoss(nn.Module):
     """Base of the losses that a classifier can be given.
 
     Attributes:
-        activation: What makes probabilities of logits, ``sigmoid`` or ``softmax``.
+        activation: Function that makes probabilities of logits, ``sigmoid`` or ``softmax``.
     """
 
     activation: Literal["sigmoid", "softmax"]

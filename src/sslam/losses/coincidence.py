@@ -19,8 +19,8 @@ def coincidence_loss(logits_BN: Tensor, first_column: int = 0) -> Tensor:
     ordered: (i, j) and (j, i) are two.
 
     Args:
-        logits_BN: How sure the head is that snippet i and snippet j coincide, before the sigmoid, shape (B, N). N = B
-            but for negatives of several processes.
+        logits_BN: Logits that snippet i and snippet j coincide, before the sigmoid, shape (B, N). N = B but for
+            negatives of several processes.
         first_column: The column that belongs to the clip of row 0; row i belongs to column ``first_column + i``.
 
     Returns:
@@ -75,7 +75,7 @@ class Coincidence(nn.Module):
             head: Embeddings (B, D) and (N, D) to the logits (B, N) of all pairs, as
                 :class:`sslam.networks.CoincidenceHead`.
             first_BD: Embeddings of one snippet of every clip, shape (B, D).
-            second_BD: Those of another snippet of the same clips in the same order.
+            second_BD: Embeddings of another snippet of the same clips in the same order.
 
         Returns:
             Scalar.

@@ -17,8 +17,8 @@ def masked_latent_loss(prediction_BKPD: Tensor, target_BPD: Tensor, masked_BKP: 
 
     Args:
         prediction_BKPD: Decoder output, shape (B, K, P, D).
-        target_BPD: The teacher's latents; the clones of a clip share them.
-        masked_BKP: True where the student did not see the patch.
+        target_BPD: Latents of the teacher, shape (B, P, D); the clones of a clip share them.
+        masked_BKP: Mask that is True where the student did not see the patch, shape (B, K, P).
 
     Returns:
         Scalar sum; the method divides by the number of masked tokens.
@@ -40,8 +40,8 @@ def cls_loss(cls_BKD: Tensor, target_BPD: Tensor) -> Tensor:
     """Error between the student's CLS token and the mean of its clip's latents over the patches.
 
     Args:
-        cls_BKD: The student's CLS output, shape (B, K, D); no head in between.
-        target_BPD: The teacher's latents, shape (B, P, D).
+        cls_BKD: CLS output of the student, shape (B, K, D); no head in between.
+        target_BPD: Latents of the teacher, shape (B, P, D).
 
     Returns:
         One value per clone, shape (B, K).

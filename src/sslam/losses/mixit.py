@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sslam.losses.separation import log_mse, widest_float
+from sslam.devices import widest_float
+from sslam.losses.separation import log_mse
 
 MAX_ASSIGNMENTS = 2**16
 # Losses this close in dB are ties, so that rounding does not decide between them.
@@ -23,7 +24,7 @@ def mixit_loss(mixtures_BMT: Tensor, estimates_BNT: Tensor, max_snr: float = 30.
     Args:
         mixtures_BMT: Reference mixtures, shape (B, M, T).
         estimates_BNT: Estimates of the sources in their sum, shape (B, N, T).
-        max_snr: See :func:`log_mse`. Published: 30 dB.
+        max_snr: SNR in dB, see :func:`log_mse`. Published: 30 dB.
 
     Returns:
         Shape (B,), in dB, float32 at least.
@@ -62,7 +63,7 @@ def best_assignment(mixtures_BMT: Tensor, estimates_BNT: Tensor, max_snr: float 
     choices = torch.arange(num_mixtures, device=estimates_BNT.device)
     assignments_AN = torch.cartesian_prod(*[choices] * num_estimates).reshape(-1, num_estimates)
     with torch.autocast(estimates_BNT.device.type, enabled=False):
-        wide = widest_float(estimates_BNT)  # the energy of a small error is the difference of large ones
+        wide = widest_float(estimates_BNT.device)  # the energy of a small error is the difference of large ones
         mixtures, estimates = mixtures_BMT.to(wide), estimates_BNT.to(wide)
         chosen_AMN = F.one_hot(assignments_AN, num_mixtures).mT.to(wide)
         # |mixture - sum of chosen estimates|^2, multiplied out

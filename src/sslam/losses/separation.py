@@ -10,6 +10,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from sslam.devices import widest_float
+
 
 class Matching(NamedTuple):
     """The best pairing of references and estimates: its losses (B, N) and, per reference, its estimate (B, N)."""
@@ -24,20 +26,13 @@ def log_mse(reference: Tensor, estimate: Tensor, max_snr: float = 30.0) -> Tenso
     Args:
         reference: Shape (..., T).
         estimate: Shape (..., T), broadcast against the reference.
-        max_snr: In dB. An estimate this close to its reference has little more to gain.
+        max_snr: SNR in dB. An estimate this close to its reference has little more to gain.
 
     Returns:
         Shape (...), in dB, float32 at least. -80 where both signals are silent, and then without gradient.
     """
     error_energy = _energy(_precise(reference) - _precise(estimate))
     return 10 * torch.log10(10 ** (-max_snr / 10) * _energy(_precise(reference)) + error_energy + 1e-8)
-
-
-def snr(reference: Tensor, estimate: Tensor) -> Tensor:
-    """Ratio of the powers of reference and error, each plus 1e-8, in dB: signals (..., T) to (...)."""
-    reference, estimate = _precise(reference), _precise(estimate)
-    signal, noise = reference.square().mean(dim=-1), (reference - estimate).square().mean(dim=-1)
-    return 10 * torch.log10((signal + 1e-8) / (noise + 1e-8))
 
 
 def si_snr(reference: Tensor, estimate: Tensor) -> Tensor:
@@ -90,18 +85,13 @@ def permutation_invariant(loss_BNM: Tensor) -> Matching:
     return Matching(loss_BNM.gather(2, permutation_BN.unsqueeze(2)).squeeze(2), permutation_BN)
 
 
-def widest_float(tensor: Tensor) -> torch.dtype:
-    """float64 where the device has it, float32 on Apple's GPUs."""
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
-
-
 def _precise(tensor: Tensor) -> Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _wide(tensor: Tensor) -> Tensor:
     # A cosine of nearly 1, taken from 1, leaves no digits in float32.
-    return tensor.to(widest_float(tensor))
+    return tensor.to(widest_float(tensor.device))
 
 
 def _energy(signal: Tensor) -> Tensor:

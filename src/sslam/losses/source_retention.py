@@ -16,8 +16,8 @@ def source_retention_target(own_BPD: Tensor, partner_BQD: Tensor, mixed_columns:
         own_BPD: Latents of the unmixed clip, shape (B, P, D).
         partner_BQD: Latents of the partner alone, encoded from the patches of the mixed columns only, shape
             (B, number of mixed columns * R, D).
-        mixed_columns: Ascending columns, int64.
-        num_rows: Patches R in a column.
+        mixed_columns: Columns in which both clips sound, ascending, int64.
+        num_rows: Number R of patches in a column.
 
     Returns:
         Target, shape (B, P, D).

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sslam.devices import widest_float
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -24,7 +26,7 @@ class Moments:
         with torch.autocast(vectors.device.type, enabled=False):
             vectors_ND = vectors.detach().flatten(end_dim=-2).float()
             weights_N = weights.flatten().float()
-            wide = torch.float32 if vectors.device.type == "mps" else torch.float64
+            wide = widest_float(vectors.device)
             return cls(
                 weights_N.sum().to(wide),
                 (weights_N @ vectors_ND).to(wide),

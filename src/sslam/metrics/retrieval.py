@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
-from sslam.losses.separation import widest_float
+from sslam.devices import widest_float
 from sslam.metrics.classification import _gather
 
 # Similarities are compared in steps of 2^-24, the resolution of float32 just below 1. Steps make equal what only the
@@ -91,7 +91,7 @@ def query_by_example_map(
             f"The embeddings of {(~finite_N).sum()} of {len(finite_N)} clips are not finite. Embed in fp32 "
             "(--trainer.precision 32-true); if that does not help, the weights have diverged."
         )
-    directions_ND = embeddings_ND.detach().to(widest_float(embeddings_ND))
+    directions_ND = embeddings_ND.detach().to(widest_float(embeddings_ND.device))
     norm_N1 = directions_ND.norm(dim=1, keepdim=True)
     directions_ND = directions_ND / norm_N1.where(norm_N1 > 0, 1.0)
     scores = [

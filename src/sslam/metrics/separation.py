@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from sslam.losses.mixit import best_assignment, remix
-from sslam.losses.separation import pairwise_si_snr, permutation_invariant, si_snr
+from sslam.losses import best_assignment, pairwise_si_snr, permutation_invariant, remix, si_snr
 
 # Root mean square above which a source counts. An estimate counts up to 20 dB below the clip's quietest source.
 ACTIVE_RMS = 1e-8
@@ -23,12 +22,12 @@ class SeparationResults(NamedTuple):
 
     Attributes:
         num_clips: Clips with an active source; silent ones are left out.
-        num_one_source_clips: Those with one.
+        num_one_source_clips: Clips with one active source.
         msi: Improvement of SI-SNR over the mixture, in dB, mean over the sources of clips with two and more.
         one_source: SI-SNR of clips with one source, in dB, mean over the clips (1S).
         under_separation: Share of clips with fewer active estimates than active sources.
-        equal_separation: With as many.
-        over_separation: With more.
+        equal_separation: Share of clips with as many active estimates as active sources.
+        over_separation: Share of clips with more active estimates than active sources.
     """
 
     num_clips: int
@@ -51,7 +50,7 @@ class SeparationMetrics(Metric):
     towards under-separation, not towards MSi or 1S; read the three together.
 
     Args:
-        **kwargs: Of :class:`torchmetrics.Metric`.
+        **kwargs: Arguments of :class:`torchmetrics.Metric`.
     """
 
     full_state_update = False
@@ -68,7 +67,7 @@ class SeparationMetrics(Metric):
         Args:
             estimates_BNT: Shape (B, N, T); with fewer estimates than sources, some sources go without.
             sources_BST: Shape (B, S, T); silent ones may stand for none.
-            mixture_BT: What was separated, shape (B, T).
+            mixture_BT: Clips that were separated, shape (B, T).
         """
         num_missing = max(0, sources_BST.shape[1] - estimates_BNT.shape[1])
         estimates_BNT = F.pad(estimates_BNT, (0, 0, 0, num_missing))
@@ -120,7 +119,7 @@ class MixtureImprovement(Metric):
     already is the mixture.
 
     Args:
-        **kwargs: Of :class:`torchmetrics.Metric`.
+        **kwargs: Arguments of :class:`torchmetrics.Metric`.
     """
 
     full_state_update = False

@@ -20,9 +20,9 @@ class Separator(nn.Module):
     """Base of every separation network that a method can be given.
 
     Attributes:
-        num_sources: Sources N that it puts out, silent ones included.
-        sample_rate: In Hz, of its input and output.
-        min_samples: The shortest clip it takes.
+        num_sources: Number N of sources that it puts out, silent ones included.
+        sample_rate: Sample rate of its input and output in Hz.
+        min_samples: Length of the shortest clip it takes.
     """
 
     num_sources: int
@@ -89,7 +89,7 @@ class TDCNBlock(nn.Module):
     Args:
         width: Channels D of the residual stream.
         hidden_width: Channels H inside.
-        dilation: Of the convolution, in frames.
+        dilation: Dilation of the convolution, in frames.
         scale: Initial scale of the block's output.
     """
 
@@ -118,19 +118,19 @@ class TDCN(Separator):
     length and level: 0.5 s padded with zeros to 1 s come out 27 % different.
 
     Args:
-        num_sources: Sources N. Published: 2, 4 and 8.
-        sample_rate: In Hz; the frames are 2.5 ms long and start every 1.25 ms (16 kHz: 40 and 20 samples, 22.05 kHz: 55
-            and 28).
-        consistency: Makes the estimates add up to the mixture by handing out what is missing: "pred_source" in shares
-            that the network predicts, "magsq" in proportion to the estimates' power, "uniform" in equal shares, "none"
-            not at all.
-        num_basis: Basis functions E.
+        num_sources: Number N of sources. Published: 2, 4 and 8.
+        sample_rate: Sample rate in Hz; the frames are 2.5 ms long and start every 1.25 ms (16 kHz: 40 and 20 samples,
+            22.05 kHz: 55 and 28).
+        consistency: Way to make the estimates add up to the mixture by handing out what is missing: "pred_source" in
+            shares that the network predicts, "magsq" in proportion to the estimates' power, "uniform" in equal shares,
+            "none" not at all.
+        num_basis: Number E of basis functions.
         width: Channels D between the blocks.
         hidden_width: Channels H inside a block.
         num_blocks: Number of blocks.
-        dilation_cycle: The dilation doubles from block to block, and starts again at 1 after so many.
-        checkpoint_blocks: Keep only the blocks' inputs for the backward pass and compute the rest again: a fifth of
-            what the blocks keep, half of a training step's memory, for a sixth more time.
+        dilation_cycle: Number of blocks over which the dilation doubles from one to the next, to start again at 1.
+        checkpoint_blocks: Whether to keep only the blocks' inputs for the backward pass and compute the rest again: a
+            fifth of what the blocks keep, half of a training step's memory, for a sixth more time.
 
     Raises:
         ValueError: If a size is less than 1, the sample rate too low for a frame, or the consistency unknown.

@@ -12,8 +12,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from sslam.networks.tdcn_operations import EPS
-
 Value = np.floating[Any]
 Rows = NDArray[Value]
 
@@ -23,25 +21,28 @@ _compiled = njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy", n
 
 
 @_compiled
-def forward_rows(output_RL: Rows, input_RL: Rows, weight_R3: Rows, bias_R1: Rows, norms: Rows, dilation: int) -> None:
+def forward_rows(
+    output_RL: Rows, input_RL: Rows, weight_R3: Rows, bias_R1: Rows, norms: Rows, eps: Value, dilation: int
+) -> None:
     """PReLU, norm, convolution, PReLU, norm of every row.
 
     Args:
-        output_RL: Is written.
+        output_RL: Rows that are written.
         input_RL: Rows of frames.
         weight_R3: Taps of the convolution.
-        bias_R1: Of the convolution.
+        bias_R1: Bias of the convolution.
         norms: Slope, gain and bias of the first, then of the second PReLU and norm, shape (6,).
-        dilation: In frames, at least 1.
+        eps: Number that is added to the variance, of the rows' dtype.
+        dilation: Dilation in frames, at least 1.
     """
     slope1, gain1, bias1, slope2, gain2, bias2 = norms
     normed = np.empty_like(input_RL[0])
     for row in range(len(input_RL)):
         before, centre, after = weight_R3[row]
-        _normalise(normed, input_RL[row], slope1, gain1, bias1)
+        _normalise(normed, input_RL[row], slope1, gain1, bias1, eps)
         output = output_RL[row]
         _convolve(output, normed, before, centre, after, bias_R1[row, 0], dilation)
-        _normalise(output, output, slope2, gain2, bias2)
+        _normalise(output, output, slope2, gain2, bias2, eps)
 
 
 @_compiled
@@ -55,6 +56,7 @@ def backward_rows(
     weight_R3: Rows,
     bias_R1: Rows,
     norms: Rows,
+    eps: Value,
     dilation: int,
 ) -> None:
     """Gradients, which are written to the first four arrays, of :func:`forward_rows`, whose steps are taken again."""
@@ -64,9 +66,9 @@ def backward_rows(
     gradient, scratch = np.empty_like(input_RL[0]), np.empty_like(input_RL[0])
     for row in range(len(input_RL)):
         before, centre, after = weight_R3[row]
-        mean1, rstd1 = _normalise(normed, input_RL[row], slope1, gain1, bias1)
+        mean1, rstd1 = _normalise(normed, input_RL[row], slope1, gain1, bias1, eps)
         _convolve(convolved, normed, before, centre, after, bias_R1[row, 0], dilation)
-        mean2, rstd2 = _normalise(scratch, convolved, slope2, gain2, bias2)
+        mean2, rstd2 = _normalise(scratch, convolved, slope2, gain2, bias2, eps)
         scalars = norms_gradient_R6[row]
         _normalise_backward(gradient, scalars[3:], gradient_RL[row], convolved, mean2, rstd2, slope2, gain2)
         bias_gradient_R1[row, 0] = gradient.sum()
@@ -79,7 +81,7 @@ def backward_rows(
 
 
 @_compiled
-def _normalise(output: Rows, input: Rows, slope: Value, gain: Value, bias: Value) -> tuple[Value, Value]:
+def _normalise(output: Rows, input: Rows, slope: Value, gain: Value, bias: Value, eps: Value) -> tuple[Value, Value]:
     """PReLU and norm of a row, which may be written over; gives the mean and 1 / deviation of what the norm saw."""
     count = input.dtype.type(len(input))
     total = input.dtype.type(0)
@@ -92,7 +94,7 @@ def _normalise(output: Rows, input: Rows, slope: Value, gain: Value, bias: Value
     squares = input.dtype.type(0)
     for frame in range(len(output)):
         squares += (output[frame] - mean) ** 2
-    one, eps = output.dtype.type(1), output.dtype.type(EPS)  # a Python number would make this float64
+    one = output.dtype.type(1)  # a Python number would make this float64
     rstd = one / np.sqrt(squares / count + eps)
     scale = gain * rstd
     for frame in range(len(output)):

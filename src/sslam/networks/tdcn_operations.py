@@ -51,11 +51,11 @@ def norm_conv_norm(
 
     Args:
         input_BHL: Shape (B, H, L), any float dtype; computed in float32 at least.
-        norm1: Of the first PReLU and norm.
+        norm1: Parameters of the first PReLU and norm.
         weight_H3: Taps for the frames ``t - dilation``, ``t`` and ``t + dilation``, shape (H, 3).
-        bias_H: Of the convolution, shape (H,).
-        dilation: In frames, at least 1.
-        norm2: Of the second PReLU and norm.
+        bias_H: Bias of the convolution, shape (H,).
+        dilation: Dilation in frames, at least 1.
+        norm2: Parameters of the second PReLU and norm.
 
     Returns:
         Shape and dtype of the input.
@@ -104,11 +104,13 @@ def _share_rows(kernel: Callable[..., None], by_row: list[Tensor], norms: Tensor
     num_rows = len(by_row[0])
     size = -(-num_rows // torch.get_num_threads())
     shares = [[array[start : start + size].numpy() for array in by_row] for start in range(0, num_rows, size)]
+    # The number added to the variance has the rows' precision, as what is computed with it.
+    settings = (norms.numpy(), norms.numpy().dtype.type(EPS), dilation)
     if len(shares) == 1:
-        kernel(*shares[0], norms.numpy(), dilation)
+        kernel(*shares[0], *settings)
         return
     with ThreadPoolExecutor(len(shares)) as pool:
-        for future in [pool.submit(kernel, *share, norms.numpy(), dilation) for share in shares]:
+        for future in [pool.submit(kernel, *share, *settings) for share in shares]:
             future.result()
 
 
