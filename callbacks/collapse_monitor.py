@@ -36,13 +36,14 @@ class CollapseMonitor(pl.Callback):
 
     Args:
         min_target_std: Lowest healthy standard deviation of the targets, >= 0. data2vec's code stops below 0.1.
-        min_prediction_std: The same for the predictions. data2vec's code stops below 0.01.
+        min_prediction_std: Lowest healthy standard deviation of the predictions, >= 0. data2vec's code stops below
+            0.01.
         patience: Checks in a row below the threshold before the warning, >= 1. data2vec stops at the first.
-        start_step: No verdict before this optimizer step, >= 0: at first, predictions are nearly constant. data2vec
-            waits for 5000 updates.
+        start_step: Optimizer step of the first verdict, >= 0: at first, predictions are nearly constant. data2vec waits
+            for 5000 updates.
         every_n_steps: Optimizer steps between two checks, >= 1. Values reach the loggers at multiples of the trainer's
             ``log_every_n_steps`` (50 by default).
-        stop: End the run at the first episode.
+        stop: Whether the first episode ends the run.
 
     Raises:
         ValueError: If a number is out of its range, or if ``training_step`` does not return the moments.

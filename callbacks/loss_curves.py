@@ -28,7 +28,7 @@ class LossCurves(pl.Callback):
     the whole curve) and are thinned out to at most 4000 points.
 
     Args:
-        panels: Titles, and the logged values that are drawn in each with their legend, such as ``{"Loss":
+        panels: Titles of the panels, and the logged values that are drawn in each with their legend, such as ``{"Loss":
             {"train/loss": "training", "val/loss": "validation"}}``; None for those of SSLAM. Values that were never
             logged are left out.
     """
@@ -106,9 +106,9 @@ def draw_curves(
     """One panel for each group of values, over optimizer steps, with the raw values pale and a running mean on top.
 
     Args:
-        all_panels: Titles, and in each the keys and their legends.
+        all_panels: Titles of the panels, and in each the keys and their legends.
         steps: Optimizer steps, ascending.
-        values: For each log key one value per step, nan where there is none.
+        values: Values of each log key, one per step, nan where there is none.
         stage_ends: Last optimizer step of each stage, with its name.
     """
     panels = [

@@ -15,7 +15,7 @@ class StepCheckpoints(pl.Callback):
 
     Args:
         steps: Optimizer steps, >= 0; 0 is the model before training.
-        at_end: Also keep the end of the run, as ``end.ckpt``.
+        at_end: Whether to keep the end of the run too, as ``end.ckpt``.
 
     Raises:
         ValueError: If a step is negative.

@@ -20,8 +20,9 @@ class TrainingProgress(TQDMProgressBar):
     ``training``.
 
     Args:
-        refresh_rate: As in Lightning; 0 turns the bar off.
-        seconds_between_lines: Where there is no terminal, >= 0; the first step and the last one always give a line.
+        refresh_rate: Batches between two updates of the bar, as in Lightning; 0 turns it off.
+        seconds_between_lines: Seconds between two lines where there is no terminal, >= 0; the first step and the last
+            one always give a line.
 
     Raises:
         ValueError: If the seconds are negative.

@@ -115,10 +115,10 @@ class AudioSetDataModule(LabelledDataModule):
     Args:
         root: Folder with the audio.
         metadata: Folder with `class_labels_indices.csv` and the segment lists; `root` if not given.
-        subset: Train on the balanced list (AS-20K, 22 160 clips), or on the balanced and the unbalanced one (AS-2M).
+        subset: Training lists, the balanced one (AS-20K, 22 160 clips), or the balanced and the unbalanced one (AS-2M).
         val_fraction: Share of the training clips that is held out for validation, chosen by a hash of the id; 0
             validates on the evaluation segments. Test is on these always.
-        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
     def __init__(

@@ -50,13 +50,13 @@ class AudioFileDataset(Dataset[Sample]):
     for any number of workers and processes and after a resume.
 
     Args:
-        paths: The files.
-        clip_seconds: Length; a shorter file is padded with zeros at the end.
-        training: Random parts and replacement, or beginnings.
-        labels: Multi-hot, one row per clip, sparse of shape (clips, C), or None.
-        seed: Of the random parts.
+        paths: Audio files, one per clip.
+        clip_seconds: Length of every clip; a shorter file is padded with zeros at the end.
+        training: Whether clips are random parts and bad files are replaced, or clips are the files' beginnings.
+        labels: Multi-hot labels, sparse of shape (clips, C), or None.
+        seed: Seed of the random parts.
         polyphony: Degree of polyphony of each clip, shape (clips,), or None.
-        start_seconds: Where each clip starts in its file, shape (clips,), or None. A clip with a start is always read
+        start_seconds: Start of each clip in its file, shape (clips,), or None. A clip with a start is always read
             from there; NaN stands for a clip that is a file of its own.
     """
 
@@ -101,7 +101,7 @@ class AudioFileDataset(Dataset[Sample]):
             is dropped.
 
         Raises:
-            ValueError: In training, if 1000 files (or all) in a row cannot be read.
+            ValueError: If, in training, 1000 files (or all) in a row cannot be read.
         """
         index, epoch = request if isinstance(request, tuple) else (request, 0)
         if not self.training:
@@ -186,13 +186,14 @@ class AudioDataModule(pl.LightningDataModule):
         num_workers: Processes that read clips; None takes the free processor cores, at most 4, and 0 reads in the main
             process.
         clip_seconds: Length of every clip, 0.025 to 120. Longer recordings are cut, shorter ones padded with zeros.
-        seed: Of the order and the random parts; independent of the number of workers.
-        training_augmentation: False gives every training clip exactly once per epoch, in order and from its beginning,
-            as evaluation does: what is needed to compute something once per clip and keep it.
+        seed: Seed of the order and the random parts, which do not depend on the number of workers.
+        training_augmentation: Whether training draws clips and their parts at random. False gives every training clip
+            exactly once per epoch, in order and from its beginning, as evaluation does: what is needed to compute
+            something once per clip and keep it.
     """
 
     class_names: Sequence[str] = ()
-    """Of the labels' columns; empty for data without labels."""
+    """Names of the labels' columns; empty for data without labels."""
     single_label = False
     """Whether a clip has exactly one class."""
 
@@ -222,7 +223,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.seed = seed
         self.training_augmentation = training_augmentation
         self.listings: dict[str, Listing] = {}
-        """What is there of "training", "validation" and "test", as far as they were set up; of labelled data."""
+        """Counts of "training", "validation" and "test", as far as they were set up; labelled data has them."""
         self.train_set: Dataset[Sample] | None = None
         self.val_set: Dataset[Sample] | None = None
         self.test_set: Dataset[Sample] | None = None

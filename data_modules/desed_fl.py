@@ -28,7 +28,7 @@ class IDMTDESEDFLDataModule(LabelledDataModule):
         train_events: Table of the training clips; relative paths count from `root`.
         validation_events: Table of the validation clips; None validates on nothing.
         test_events: Table of the test clips.
-        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
     def __init__(

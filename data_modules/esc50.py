@@ -60,11 +60,11 @@ class ESC50DataModule(LabelledDataModule):
 
     Args:
         root: Folder of the data set, with `meta/esc50.csv` and `audio/`.
-        fold: The fold, 1 to 5, that is held out. None holds nothing out: training, validation and test have all clips,
+        fold: Fold, 1 to 5, that is held out. None holds nothing out: training, validation and test have all clips,
             as is right for learning without labels and retrieval only.
-        esc10: Use the ten-class subset ESC-10 only.
+        esc10: Whether to use the ten-class subset ESC-10 only.
         clip_seconds: Length of every clip, 0.025 to 120; the recordings last 5 s.
-        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
     single_label = True

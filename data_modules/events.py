@@ -26,8 +26,8 @@ def degree_of_polyphony(events_E3: NDArray[np.float32], times: NDArray[np.floati
     """Number of events that sound at each time.
 
     Args:
-        events_E3: Onset, offset in seconds, class; shape (E, 3). Rows of -1 (no event) count nowhere.
-        times: In seconds, any shape.
+        events_E3: Events as onset and offset in seconds, class; shape (E, 3). Rows of -1 (no event) count nowhere.
+        times: Times in seconds, any shape.
 
     Returns:
         Counts with the shape of `times`.
@@ -41,7 +41,7 @@ def clip_polyphony(events_E3: NDArray[np.float32]) -> int:
     """A clip's degree of polyphony: the largest number of its events that sound at once, 0 without events.
 
     Args:
-        events_E3: As :func:`degree_of_polyphony`.
+        events_E3: Events as in :func:`degree_of_polyphony`.
     """
     # The number grows at onsets only.
     return int(degree_of_polyphony(events_E3, events_E3[:, 0]).max(initial=0))

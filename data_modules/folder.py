@@ -27,7 +27,7 @@ def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
     A file stays on its side when others are added or the folder moves.
 
     Args:
-        names: Relative paths.
+        names: Relative paths of the files.
         fraction: Expected share of the validation part, in [0, 1).
 
     Returns:
@@ -55,10 +55,10 @@ class FolderDataModule(AudioDataModule):
     """All wav, flac, mp3 and ogg files below a folder, for learning without labels.
 
     Args:
-        root: The folder; searched with its subfolders.
+        root: Folder that is searched with its subfolders.
         val_fraction: Share of the files that is held out for validation, chosen by a hash of the file's path below
             `root`; 0 trains on all of them and validates on none.
-        **kwargs: Of :class:`~data_modules.base.AudioDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
     """
 
     def __init__(

@@ -51,8 +51,8 @@ def find_examples(folder: str, files: Sequence[str]) -> list[Example]:
     """Examples by the official names, `train/example00000.wav` with `train/example00000_sources/*.wav`, sorted.
 
     Args:
-        folder: Of the split, such as "train".
-        files: All audio files below it, each path beginning with it.
+        folder: Name of the split's folder, such as "train".
+        files: All audio files below this folder, each path beginning with its name.
     """
     sources: dict[str, list[str]] = {}
     for name in sorted(files):
@@ -70,9 +70,9 @@ class FUSSDataset(AudioFileDataset):
     is bad counts as bad.
 
     Args:
-        paths: The mixtures.
-        sources: Of each mixture one to four files; None gives no stems.
-        **kwargs: Of :class:`~data_modules.base.AudioFileDataset`.
+        paths: Files of the mixtures.
+        sources: Files of the sources, one to four of each mixture; None gives no stems.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioFileDataset`.
     """
 
     def __init__(self, paths: Sequence[str], sources: Sequence[Sequence[str]] | None, **kwargs: Any) -> None:
@@ -125,10 +125,10 @@ class FUSSDataModule(AudioDataModule):
 
     Args:
         root: Folder that holds `ssdata` or `ssdata_reverb`, or one of these itself.
-        reverb: Use `ssdata_reverb`, mixed in simulated rooms, instead of the dry `ssdata`.
+        reverb: Whether to use `ssdata_reverb`, mixed in simulated rooms, instead of the dry `ssdata`.
         return_stems: Whether batches have stems; None has them in validation and test and leaves them out of training,
             which MixIT does without and which reads a third of the files then.
-        **kwargs: Of :class:`~data_modules.base.AudioDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
     """
 
     def __init__(

@@ -18,12 +18,12 @@ class LabelledDataModule(AudioDataModule):
     Args:
         max_missing_fraction: Share of a split's clips whose audio may be missing: from this share on it is an error,
             below it a warning. Copies of AudioSet miss 5 to 15 %.
-        balanced_sampling: Draw training clips by the weights of :func:`balancing_weights`, without replacement within
-            an epoch, instead of giving each of them once per epoch. Without `training_augmentation` each comes once
-            all the same.
+        balanced_sampling: Whether to draw training clips by the weights of :func:`balancing_weights`, without
+            replacement within an epoch, instead of giving each of them once per epoch. Without `training_augmentation`
+            each comes once all the same.
         draws_per_epoch: Training clips in an epoch, fewer than there are; needed with `balanced_sampling`, because a
             whole epoch without replacement has every clip once. AS-2M was published with 200 000.
-        **kwargs: Of :class:`~data_modules.base.AudioDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class LabelledDataModule(AudioDataModule):
         """Read the metadata, set `class_names`, and look for the audio with one scan.
 
         Args:
-            splits: Those that are needed, of "training", "validation" and "test".
+            splits: Splits that are needed, of "training", "validation" and "test".
 
         Returns:
-            Their tables; a split that the data set does not have is left out.
+            Tables of these splits; one that the data set does not have is left out.
 
         Raises:
             ValueError: If something is missing or wrong, with file, line, value and remedy.

@@ -45,8 +45,8 @@ def read_labels(path: Path, names: Sequence[str], columns: dict[str, int]) -> li
     """Classes of every file, from lines `id<TAB>label,label` in the manifest's order.
 
     Args:
-        path: The `.lbl` file.
-        names: The files of the manifest.
+        path: Path of the `.lbl` file.
+        names: Files of the manifest.
         columns: Column of every label.
 
     Raises:
@@ -81,9 +81,9 @@ class LabelledManifestDataModule(LabelledDataModule):
     `id<TAB>label,label`; `label_descriptors.csv` has the classes, `index,label,"name"`.
 
     Args:
-        root: Folder of these files.
-        name: Of the data, in tables.
-        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
+        root: Folder of the manifests, their labels and `label_descriptors.csv`.
+        name: Name of the data in tables.
+        **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
     def __init__(self, root: str, name: str = "AudioSet", **kwargs: Any) -> None:

@@ -135,8 +135,8 @@ def find_listed(root: Path, names: Sequence[str]) -> tuple[list[str], NDArray[np
     """Look for listed audio files with one scan of a folder tree.
 
     Args:
-        root: The folder.
-        names: Of each file, its path below `root`, or its bare name wherever it lies below `root`.
+        root: Folder to scan.
+        names: Listed files, each by its path below `root`, or by its bare name wherever it lies below `root`.
 
     Returns:
         The full paths in the order of `names`, and whether each is there, shape (len(names),).
@@ -168,11 +168,11 @@ def take_stock(title: str, split: str, table: ClipTable, max_missing_fraction: f
     """Count what is there of a split.
 
     Args:
-        title: Of the data set, for messages.
-        split: For messages.
-        table: What the metadata lists.
+        title: Name of the data set, for messages.
+        split: Name of the split, for messages.
+        table: Clips that the metadata lists.
         max_missing_fraction: Share of missing clips from which on the data set counts as broken.
-        check_headers: Open the files' headers.
+        check_headers: Whether to open the files' headers.
 
     Raises:
         ValueError: If the split has no clips, all are missing, or too many are.

@@ -12,7 +12,7 @@ def read_manifest(path: str | Path) -> tuple[Path, list[str]]:
     The number (of frames, or the rate) is checked to be one and not used: the files' headers are.
 
     Args:
-        path: The manifest. A relative root counts from the manifest's folder.
+        path: TSV file. A relative root counts from its folder.
 
     Returns:
         The root and the paths below it.
@@ -62,10 +62,10 @@ class ManifestDataModule(FolderDataModule):
     """The files of a TSV manifest (first line the root, then `path<TAB>number`), for learning without labels.
 
     Args:
-        manifest: The TSV file.
+        manifest: Path of the TSV file.
         val_fraction: Share of the files that is held out for validation, chosen by a hash of the path in the manifest;
             0 trains on all of them and validates on none.
-        **kwargs: Of :class:`~data_modules.base.AudioDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
     """
 
     def __init__(

@@ -23,11 +23,11 @@ def read_table(
     """Rows of a table whose first line names its columns.
 
     Args:
-        path: A CSV or TSV file.
-        what: What it is, for messages: "ESC-50 metadata".
-        columns: Those that must be there.
-        remedy: What to do where the file is missing or wrong.
-        delimiter: Between the fields.
+        path: CSV or TSV file.
+        what: Name of the table, for messages: "ESC-50 metadata".
+        columns: Columns that must be there.
+        remedy: Advice for a file that is missing or wrong.
+        delimiter: Character between the fields.
 
     Yields:
         The line's number and the row, without spaces around the values.
@@ -58,10 +58,10 @@ def class_column(label: str, columns: Mapping[str, int], path: Path, line: int) 
     """The column of a label.
 
     Args:
-        label: As it stands in the file.
+        label: Label as it stands in the file.
         columns: Column of every class.
-        path: The file, for the message.
-        line: For the message.
+        path: File of the label, for the message.
+        line: Number of the line, for the message.
 
     Raises:
         ValueError: If there is no such class.

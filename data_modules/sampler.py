@@ -28,10 +28,10 @@ class TrainingSampler(DistributedSampler[Any]):
         num_clips: Size of the data set.
         batch_size: Clips per batch and process.
         num_replicas: Number of processes.
-        rank: This process.
-        seed: Of the order.
-        weights: Draw clips by these, shape (num_clips,), without replacement within an epoch; None gives all the same
-            chance. A clip of weight 0 is never drawn.
+        rank: Number of this process, from 0.
+        seed: Seed of the order.
+        weights: Weights by which clips are drawn, shape (num_clips,), without replacement within an epoch; None gives
+            all the same chance. A clip of weight 0 is never drawn.
         draws_per_epoch: Clips in an epoch; None takes all.
 
     Raises:
@@ -114,9 +114,9 @@ class ClipLoader(DataLoader[Any]):
     """A DataLoader that takes the file problems out of each batch, and leaves out a batch of which nothing is left.
 
     Args:
-        dataset: Of samples for :func:`~data_modules.base.collate_clips`.
-        on_problems: Called in the main process with the problems of a batch.
-        **kwargs: For the DataLoader.
+        dataset: Data set whose samples :func:`~data_modules.base.collate_clips` takes.
+        on_problems: Function that is called in the main process with the problems of each batch.
+        **kwargs: Arguments of the DataLoader.
     """
 
     def __init__(self, dataset: Dataset[Any], on_problems: Callable[[list[FileProblem]], None], **kwargs: Any) -> None:

@@ -143,13 +143,13 @@ class SoundscapesDataset(Dataset[Sample]):
     """Scenes by index: the same (seed, split, index) gives the same scene in every process.
 
     Args:
-        renderer: What the scenes are like.
+        renderer: Renderer of the scenes.
         num_scenes: Size of the set.
-        split: A number that keeps training, validation and test scenes apart.
-        seed: Of the scenes.
-        fresh_each_epoch: Epoch e gives the scenes e * num_scenes and following instead of the first ones again.
-        return_stems: Add `stems` (N, T) and `background` (T,), which sum up to `waveform`.
-        return_events: Add `events` (N, 3): onset and offset in seconds, class; rows of -1 where there is none.
+        split: Number that keeps training, validation and test scenes apart.
+        seed: Seed of the scenes.
+        fresh_each_epoch: Whether epoch e gives the scenes e * num_scenes and following instead of the first ones again.
+        return_stems: Whether to add `stems` (N, T) and `background` (T,), which sum up to `waveform`.
+        return_events: Whether to add `events` (N, 3): onset and offset in seconds, class; rows of -1 are empty.
     """
 
     def __init__(
@@ -223,10 +223,12 @@ class SoundscapesDataModule(AudioDataModule):
             degree is drawn from this range, up to the number of events, and holds exactly.
         event_seconds: Shortest and longest event; a crowded scene has shorter ones.
         snr_db: Range of an event's level over the background, in dB.
-        fresh_each_epoch: New training scenes in every epoch; else the same ones again.
-        return_stems: Add `stems` float32 (B, N, T), one per event, and `background` (B, T), which sum up to `waveform`.
-        return_events: Add `events` float32 (B, N, 3): onset and offset in seconds, class; rows of -1 are empty.
-        **kwargs: Of :class:`~data_modules.base.AudioDataModule`.
+        fresh_each_epoch: Whether every epoch has new training scenes; else the same ones again.
+        return_stems: Whether to add `stems` float32 (B, N, T), one per event, and `background` (B, T), which sum up to
+            `waveform`.
+        return_events: Whether to add `events` float32 (B, N, 3): onset and offset in seconds, class; rows of -1 are
+            empty.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
     """
 
     class_names = CLASS_NAMES

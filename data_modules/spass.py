@@ -65,8 +65,8 @@ class SPASSDataModule(LabelledDataModule):
 
     Args:
         root: Folder of the data set.
-        scene: Each has its own classes: market 22, park 23, square 27, street 27, waterfront 29.
-        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
+        scene: Scene with its own classes: market 22, park 23, square 27, street 27, waterfront 29.
+        **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
     def __init__(

@@ -47,10 +47,10 @@ class SpeechCommandsDataModule(LabelledDataModule):
 
     Args:
         root: Folder of v0.02 (35 classes) or v0.01 (12 classes), with one folder per word.
-        classes: 35 or 12.
-        test_root: With 12 classes, folder of the official test set.
+        classes: Number of classes, 35 or 12.
+        test_root: Folder of the official test set, for 12 classes only; None makes the test from `root`.
         clip_seconds: Length of every clip, 0.025 to 120; the recordings last up to 1 s.
-        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
     single_label = True

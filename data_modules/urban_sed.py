@@ -39,7 +39,7 @@ class UrbanSEDDataModule(LabelledDataModule):
 
     Args:
         root: Folder of the data set, with `audio/` and `annotations/`.
-        **kwargs: Of :class:`~data_modules.labelled.LabelledDataModule`.
+        **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
     def __init__(self, root: str = "data/urban_sed", **kwargs: Any) -> None:

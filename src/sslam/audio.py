@@ -45,8 +45,8 @@ class AudioFileError(ValueError):
     """An audio file cannot be used.
 
     Attributes:
-        path: The file.
-        reason: What is wrong with it, in a few words.
+        path: Path of the file.
+        reason: Fault of the file, in a few words.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -79,16 +79,16 @@ def read_audio(
     """Read a file as mono float32 at `sample_rate`; warns where a damaged file was repaired.
 
     Args:
-        path: A wav, flac, mp3 or ogg file of any rate and number of channels.
-        sample_rate: Wanted rate in Hz.
-        start_seconds: Where to start, >= 0; read by seeking.
-        num_seconds: How much to read, > 0; None reads to the end. The result is shorter where the file ends.
+        path: Path of a wav, flac, mp3 or ogg file of any rate and number of channels.
+        sample_rate: Rate of the result in Hz.
+        start_seconds: Time of the first sample, >= 0; found by seeking.
+        num_seconds: Length to read, > 0; None reads to the end. The result is shorter where the file ends.
 
     Returns:
         Waveform of shape (T,), channels averaged before resampling.
 
     Raises:
-        AudioFileError: As :func:`decode_audio`.
+        AudioFileError: If the file cannot be used; see :func:`decode_audio`.
     """
     waveform, problem = decode_audio(path, sample_rate, start_seconds, num_seconds)
     if problem is not None:
@@ -109,11 +109,12 @@ def decode_audio(
     asked-for part lies behind the break, the first `num_seconds` are taken instead.
 
     Args:
-        path: A wav, flac, mp3 or ogg file of any rate and number of channels.
-        sample_rate: Wanted rate in Hz.
-        start_seconds: Where to start, >= 0.
-        num_seconds: How much to read, > 0; None reads to the end.
-        crop_position: In [0, 1], replaces `start_seconds`: 0 reads the first `num_seconds` of the file, 1 the last.
+        path: Path of a wav, flac, mp3 or ogg file of any rate and number of channels.
+        sample_rate: Rate of the result in Hz.
+        start_seconds: Time of the first sample, >= 0.
+        num_seconds: Length to read, > 0; None reads to the end.
+        crop_position: Place in the file, in [0, 1], instead of `start_seconds`: 0 reads the first `num_seconds`, 1 the
+            last.
 
     Returns:
         The waveform (T,) with T <= num_seconds * sample_rate, and the repaired problem or None.

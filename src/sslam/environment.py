@@ -39,7 +39,8 @@ def check() -> str:
         A line with the versions.
 
     Raises:
-        BrokenEnvironmentError: With the versions found, the versions wanted and the remedy.
+        BrokenEnvironmentError: If something is missing or broken; names the versions found, the versions wanted and the
+            remedy.
     """
     for package in (*COMPILED_TOGETHER, *OTHERS):
         try:

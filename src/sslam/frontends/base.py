@@ -19,7 +19,7 @@ class Frontend(nn.Module):
         num_frames: Frames L of the features.
         num_mel_bins: Mel bins F of the features.
         mean: Mean of the log-mels.
-        std: Their standard deviation.
+        std: Standard deviation of the log-mels.
         sample_rate: Rate of the waveforms in Hz.
 
     Raises:

@@ -27,7 +27,8 @@ class KaldiFbank(Frontend):
         num_mel_bins: Mel bins between 20 Hz and half the sample rate.
         mean: Mean of the log-mels of the data set; AudioSet -4.268, ESC-50 -6.627, Speech Commands v2 -6.846,
             SPASS -5.275.
-        std: Standard deviation likewise; AudioSet 4.569, ESC-50 5.359, Speech Commands v2 5.565, SPASS 3.268.
+        std: Standard deviation of the log-mels of the data set; AudioSet 4.569, ESC-50 5.359, Speech Commands v2 5.565,
+            SPASS 3.268.
         sample_rate: Rate of the waveforms in Hz.
 
     Raises:
@@ -94,7 +95,7 @@ class KaldiFbank(Frontend):
 
         Args:
             waveform_BT: Samples in [-1, 1].
-            num_samples_B: True lengths; the rest of a row is padding that must not count. None: all of T.
+            num_samples_B: True lengths of the clips; the rest of a row is padding that must not count. None: all of T.
         """
         with torch.autocast(waveform_BT.device.type, enabled=False):
             waveform_BT = waveform_BT.float()

@@ -27,12 +27,12 @@ class LogMel(Frontend):
     Args:
         num_frames: Frames L of the features, which are the first ones of the clip: 96 for 0.96 s, 100 for each second.
         num_mel_bins: Mel bands F.
-        mean: Subtracted from the log-mels.
-        std: What they are then divided by.
+        mean: Value that is subtracted from the log-mels.
+        std: Value that the log-mels are then divided by.
         sample_rate: Rate of the waveforms in Hz.
-        low_frequency: Where the lowest triangle begins, in Hz.
-        high_frequency: Where the highest triangle ends, in Hz.
-        log_offset: Added before the logarithm.
+        low_frequency: Lower end of the lowest triangle in Hz.
+        high_frequency: Upper end of the highest triangle in Hz.
+        log_offset: Offset that is added before the logarithm, > 0.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -104,7 +104,7 @@ class LogMel(Frontend):
 
         Args:
             waveform_BT: Samples in [-1, 1].
-            num_samples_B: True lengths; the rest of a row is padding that must not count. None: all of T.
+            num_samples_B: True lengths of the clips; the rest of a row is padding that must not count. None: all of T.
         """
         with torch.autocast(waveform_BT.device.type, enabled=False):
             waveform_BT = waveform_BT.float()

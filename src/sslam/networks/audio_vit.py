@@ -21,7 +21,7 @@ class Encoder(nn.Module):
         width: Size D of a token.
         depth: Number of layers.
         num_mel_bins: Mel bins F that the features must have.
-        blocks: The layers, lowest first.
+        blocks: Layers, lowest first.
     """
 
     width: int

@@ -17,8 +17,8 @@ class ConvBlock(nn.Module):
     """Two 3 x 3 convolutions, each followed by ReLU.
 
     Args:
-        in_channels: Of the feature map that comes in.
-        out_channels: Of the one that goes out, which has the same size.
+        in_channels: Channels of the feature map that comes in.
+        out_channels: Channels of the feature map that goes out, which has the same size.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -48,7 +48,7 @@ class CNN14(Encoder):
 
     Args:
         width: Size D of the embedding: published 128 and 1024.
-        channels: Of the feature maps, block by block; fewer and smaller ones for quick runs.
+        channels: Channels of the feature maps, block by block; fewer and smaller numbers for quick runs.
         num_mel_bins: Mel bins F of the features.
 
     Raises:

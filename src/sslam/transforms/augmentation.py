@@ -17,8 +17,8 @@ def roll_waveforms(waveform_BT: Tensor, num_samples_B: Tensor, generator: torch.
 
     Args:
         waveform_BT: Clips with padding at the end, which stays where it is.
-        num_samples_B: True lengths.
-        generator: On the device of the clips.
+        num_samples_B: True lengths of the clips.
+        generator: Generator on the device of the clips.
         gain_B: Factor of every clip.
     """
     shift_B = torch.rand(num_samples_B.shape, generator=generator, device=waveform_BT.device) * num_samples_B
@@ -53,8 +53,9 @@ class Augmentation:
         roll: Circular shift of the waveform by a random time and a random gain, 0.5 + Beta(10, 10).
         noise: Uniform noise on the features, up to a random level of at most 0.1, and a shift by up to ten frames
             (Speech Commands).
-        mixup_alpha: Two clips are mixed in a share drawn from Beta(alpha, alpha), one draw per batch; 0 for none.
-        mixup_probability: Of a batch to be mixed.
+        mixup_alpha: Parameter of Beta(alpha, alpha), from which the share of the first of two mixed clips is drawn,
+            once per batch; 0 for no mixing.
+        mixup_probability: Probability of a batch to be mixed.
         mask_ratio: Widest SpecAugment mask over the size of the features, one mask over frequency and one over time per
             clip; 0 for none.
 

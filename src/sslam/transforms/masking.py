@@ -32,7 +32,7 @@ class InverseBlockMasking:
     Args:
         mask_ratio: Share of the patches that is hidden, in (0, 1).
         block_size: Side of a block in patches, >= 1.
-        adjust: Added to the kept share when the blocks are counted, because blocks overlap.
+        adjust: Share that is added to the kept one when the blocks are counted, because blocks overlap.
 
     Raises:
         ValueError: If a value is out of its range.

@@ -65,9 +65,9 @@ class PartialMixing:
         """Mix a batch of normalised features (B, L, F).
 
         Args:
-            features_BLF: Two clips or more.
+            features_BLF: Features of two clips or more.
             patch_size: Frames in a column of patches.
-            generator: On the CPU, so that drawing the windows never waits for the device.
+            generator: Generator on the CPU, so that drawing the windows never waits for the device.
 
         Raises:
             ValueError: If there is one clip only, or the clip is too short.

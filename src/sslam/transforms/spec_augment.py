@@ -15,9 +15,9 @@ def warp_map(centre_B: Tensor, shift_B: Tensor, num_frames: int) -> Tensor:
     linear. It rises, since both parts have a length.
 
     Args:
-        centre_B: Frame that is moved.
-        shift_B: By how many frames, to the right where positive; ``0 < centre + shift < num_frames - 1``.
-        num_frames: L.
+        centre_B: Frame of each clip that is moved.
+        shift_B: Distance in frames, to the right where positive; ``0 < centre + shift < num_frames - 1``.
+        num_frames: Frames L of the clips.
     """
     last = num_frames - 1
     frame_L = torch.arange(num_frames, device=centre_B.device, dtype=shift_B.dtype)
@@ -53,10 +53,10 @@ class SpecAugment:
 
     Args:
         num_frequency_masks: Masks over bands; 0 for none.
-        frequency_mask_width: Their largest width in bands; 0 for none.
+        frequency_mask_width: Largest width of a frequency mask in bands; 0 for none.
         num_time_masks: Masks over frames; 0 for none.
-        time_mask_width: Their largest width in frames; 0 for none.
-        time_warp: Largest distance in frames; 0 for no warp.
+        time_mask_width: Largest width of a time mask in frames; 0 for none.
+        time_warp: Largest distance of the warp in frames; 0 for no warp.
 
     Raises:
         ValueError: If a value is negative.
@@ -78,7 +78,7 @@ class SpecAugment:
 
         Args:
             features_BLF: Log-mels, normalised or not.
-            generator: On their device.
+            generator: Generator on the device of the features.
 
         Raises:
             ValueError: If the features are too short for the warp, or narrower than the widest mask.

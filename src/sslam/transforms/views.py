@@ -89,14 +89,15 @@ def draw_views(
     One separator is drawn for each clip (the OR rule, sec. 5.3), channels for each pair, places for each view.
 
     Args:
-        comparison: What is compared.
+        comparison: Sources of the two views of a pair.
         num_samples_B: True lengths of the clips, on the CPU.
-        crop_samples: Length of a snippet. Every place within the clip is equally likely; a shorter clip starts at 0.
+        crop_samples: Length of a snippet in samples. Every place within the clip is equally likely; a shorter clip
+            starts at 0.
         num_pairs: Pairs of every clip: one for each proxy task.
         num_processors: Separators to choose from.
         num_channels: Channels that each of them makes.
-        temporal_proximity: Draw a place for each view; False gives both views of a pair the same place.
-        generator: On the CPU.
+        temporal_proximity: Whether each view has a place of its own; False gives both views of a pair the same place.
+        generator: Generator on the CPU.
     """
     num_clips = len(num_samples_B)
     processor_B = torch.randint(max(1, num_processors), (num_clips,), generator=generator)
@@ -113,10 +114,10 @@ def crop_views(sources_BST: Tensor, source_BV: Tensor, start_BV: Tensor, crop_sa
     """Snippets (B, V, C) of the sources, with zeros where a clip is shorter than a snippet.
 
     Args:
-        sources_BST: The mixture and its channels, zero after the end of a clip.
-        source_BV: Which source a view is taken from.
-        start_BV: Its first sample.
-        crop_samples: Length C.
+        sources_BST: Mixture and its channels, zero after the end of a clip.
+        source_BV: Source that each view is taken from.
+        start_BV: First sample of each view.
+        crop_samples: Length C of a snippet in samples.
     """
     sources_BST = F.pad(sources_BST, (0, max(0, crop_samples - sources_BST.shape[-1])))
     num_clips, _, num_samples = sources_BST.shape
