@@ -6,7 +6,6 @@ Shape letters: T samples, C channels.
 import math
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -73,29 +72,6 @@ class WholeFile(NamedTuple):
     problem: FileProblem | None
 
 
-def read_audio(
-    path: str | Path, sample_rate: int = SAMPLE_RATE, start_seconds: float = 0.0, num_seconds: float | None = None
-) -> Waveform:
-    """Read a file as mono float32 at `sample_rate`; warns where a damaged file was repaired.
-
-    Args:
-        path: Path of a wav, flac, mp3 or ogg file of any rate and number of channels.
-        sample_rate: Rate of the result in Hz.
-        start_seconds: Time of the first sample, >= 0; found by seeking.
-        num_seconds: Length to read, > 0; None reads to the end. The result is shorter where the file ends.
-
-    Returns:
-        Waveform of shape (T,), channels averaged before resampling.
-
-    Raises:
-        AudioFileError: If the file cannot be used; see :func:`decode_audio`.
-    """
-    waveform, problem = decode_audio(path, sample_rate, start_seconds, num_seconds)
-    if problem is not None:
-        warnings.warn(f"Repaired the audio file '{problem.path}': {problem.reason}.", stacklevel=2)
-    return waveform
-
-
 def decode_audio(
     path: str | Path,
     sample_rate: int = SAMPLE_RATE,
@@ -103,7 +79,7 @@ def decode_audio(
     num_seconds: float | None = None,
     crop_position: float | None = None,
 ) -> DecodedAudio:
-    """Decode, average the channels, resample; what was repaired is returned beside the waveform.
+    """Decode, average the channels, then resample; what was repaired is returned beside the waveform.
 
     A file that breaks off (its header promises more than it holds) is repaired: what can be decoded is kept. Where the
     asked-for part lies behind the break, the first `num_seconds` are taken instead.
@@ -111,8 +87,8 @@ def decode_audio(
     Args:
         path: Path of a wav, flac, mp3 or ogg file of any rate and number of channels.
         sample_rate: Rate of the result in Hz.
-        start_seconds: Time of the first sample, >= 0.
-        num_seconds: Length to read, > 0; None reads to the end.
+        start_seconds: Time of the first sample, >= 0; found by seeking.
+        num_seconds: Length to read, > 0; None reads to the end. The result is shorter where the file ends.
         crop_position: Place in the file, in [0, 1], instead of `start_seconds`: 0 reads the first `num_seconds`, 1 the
             last.
 

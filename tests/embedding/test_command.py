@@ -11,7 +11,7 @@ import pytest
 import soundfile
 import torch
 
-from sslam.audio import read_audio
+from sslam.audio import decode_audio
 from sslam.audio_files import find_audio_files
 from sslam.commands.embed import main
 from sslam.embedding import AudioEmbedder
@@ -56,7 +56,7 @@ def test_embed__rows_are_those_of_the_python_entry(recordings: Path, pre_trained
     embedder = AudioEmbedder.from_checkpoint(pre_trained, "teacher", "cpu", "both")
     for path, row in zip(arrays["files"], arrays["embeddings"], strict=True):
         if not path.endswith(("long.flac", "truncated.wav")):
-            np.testing.assert_allclose(row, embedder(read_audio(path)).clip[0], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(row, embedder(decode_audio(path).waveform).clip[0], rtol=1e-4, atol=1e-5)
 
 
 def test_embed__a_long_recording_is_the_mean_of_pieces_of_equal_length(
@@ -64,7 +64,7 @@ def test_embed__a_long_recording_is_the_mean_of_pieces_of_equal_length(
 ) -> None:
     path = recordings / "long.flac"
     embedder = AudioEmbedder.from_checkpoint(pre_trained, device="cpu")
-    halves = embedder(read_audio(path).reshape(2, 65 * RATE))
+    halves = embedder(decode_audio(path).waveform.reshape(2, 65 * RATE))
     assert embed(path, pre_trained, tmp_path / "clip.npz") == 0
     clip = load(tmp_path / "clip.npz")
     np.testing.assert_allclose(clip["embeddings"][0], halves.clip.mean(dim=0), rtol=1e-4, atol=1e-5)
@@ -73,7 +73,7 @@ def test_embed__a_long_recording_is_the_mean_of_pieces_of_equal_length(
     np.testing.assert_allclose(frame["embeddings"], halves.frames.flatten(0, 1), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(frame["time"], np.concatenate([halves.times, halves.times + 65]), atol=1e-4)
     assert embed(path, pre_trained, tmp_path / "fixed.npz", "--num_frames", 1024) == 0
-    published = AudioEmbedder.from_checkpoint(pre_trained, device="cpu", num_frames=1024)(read_audio(path))
+    published = AudioEmbedder.from_checkpoint(pre_trained, device="cpu", num_frames=1024)(decode_audio(path).waveform)
     np.testing.assert_allclose(load(tmp_path / "fixed.npz")["embeddings"], published.clip, rtol=1e-4, atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_embed__frames_of_all_files_one_after_the_other(recordings: Path, pre_tr
     for number, name in enumerate(GOOD):
         rows = arrays["file_index"] == number
         if name in ("sub/e.wav", "d.ogg"):
-            expected = embedder(read_audio(recordings / name))
+            expected = embedder(decode_audio(recordings / name).waveform)
             np.testing.assert_allclose(arrays["embeddings"][rows], expected.frames[0], rtol=1e-4, atol=1e-5)
             np.testing.assert_allclose(arrays["time"][rows], expected.times, atol=1e-6)
         assert (np.diff(arrays["time"][rows]) > 0).all()
@@ -122,7 +122,7 @@ def test_embed__tags_are_the_most_probable_classes(recordings: Path, classifier:
     assert [row["file"] for row in rows[::3]] == [str(recordings / name) for name in GOOD]
     assert [row["rank"] for row in rows] == ["1", "2", "3"] * len(GOOD)
     embedder = AudioEmbedder.from_checkpoint(classifier, device="cpu")
-    logits = embedder(read_audio(recordings / "c.flac")).logits
+    logits = embedder(decode_audio(recordings / "c.flac").waveform).logits
     assert logits is not None
     best = logits.softmax(dim=1)[0].sort(descending=True)
     own = [row for row in rows if row["file"].endswith("c.flac")]
