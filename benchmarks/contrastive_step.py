@@ -16,20 +16,16 @@ learning in the same step (CPU seconds, on a GPU wall seconds), and can be compa
 
 import argparse
 import json
-import platform
-import statistics
 import tempfile
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import measuring
+from benchmarks.measuring import Cost, Stopwatch, spread
 from sslam.audio import SAMPLE_RATE, decode_audio
 from sslam.frontends import LogMel
 from sslam.losses import Coincidence, NTXent
@@ -47,58 +43,6 @@ SIZES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "published": ({}, {}),
 }
 PARTS = ["separate", "read", "features", "learn"]
-COSTS = ["cpu_s", "wall_s", "gflop"]
-
-
-class Stopwatch:
-    """Splits a step into parts, each of which ends with a mark; a GPU is waited for at every mark."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.count_flops: Callable[[], int] = lambda: 0
-        self.start()
-
-    def start(self) -> None:
-        """A new step."""
-        self.parts: dict[str, dict[str, float]] = {}
-        self.last = self.now()
-
-    def now(self) -> list[float]:
-        """In the order of COSTS; processor time is that of all threads."""
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return [time.process_time(), time.perf_counter(), self.count_flops() / 1e9]
-
-    def mark(self, part: str) -> None:
-        """What happened since the last mark belongs to this part."""
-        now = self.now()
-        costs = self.parts.setdefault(part, dict.fromkeys([*COSTS, "peak_memory_gib"], 0.0))
-        for name, before, after in zip(COSTS, self.last, now, strict=True):
-            costs[name] += after - before
-        if self.device == "cuda":
-            costs["peak_memory_gib"] = max(costs["peak_memory_gib"], torch.cuda.max_memory_allocated() / 2**30)
-            torch.cuda.reset_peak_memory_stats()
-        self.last = now
-
-    def attach(self, method: SeparationContrastive) -> None:
-        """End a part before the channels are made, after that, and before the encoder."""
-        processors = method.processors
-        assert processors is not None
-        channels = processors.channels
-
-        def timed(
-            waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor, paths: Sequence[str] | None = None
-        ) -> Tensor:
-            self.mark("features")
-            channels_BNT = channels(waveform_BT, num_samples_B, processor_B, paths)
-            self.mark("separate" if paths is None else "read")
-            return channels_BNT
-
-        def before_encoder(_module: nn.Module, _inputs: Any) -> None:
-            self.mark("features")
-
-        processors.channels = timed  # type: ignore[method-assign]
-        method.encoder.register_forward_pre_hook(before_encoder)
 
 
 def write_clips(folder: Path, arguments: argparse.Namespace) -> list[str]:
@@ -148,12 +92,21 @@ class Steps:
         self.num_samples_B = torch.full((len(clips),), clips.shape[1], device=self.device)
         self.number = 0
         self.watch = Stopwatch(self.device)
-        self.watch.attach(self.method)
+        self.watch.time_calls(self.method, "losses", "features")
+        self.watch.time_calls(self.method.processors, "channels", "channels")
+        self.method.encoder.register_forward_pre_hook(lambda *_: self.watch.switch("learn"))
 
-    def take(self, cached: bool) -> dict[str, dict[str, float]]:
+    def take(self, cached: bool) -> dict[str, Cost]:
         """Costs of a step, part by part."""
+        with self.watch.step("learn"):
+            self._take(cached)
+        self.number += 1
+        costs = self.watch.steps.pop()
+        costs["read" if cached else "separate"] = costs.pop("channels")
+        return costs
+
+    def _take(self, cached: bool) -> None:
         random = RandomSource.seeded(torch.device(self.device), self.number)
-        self.watch.start()
         with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
             terms = self.method.losses(self.waveform_BT, self.num_samples_B, self.paths if cached else None, random)
             loss = torch.stack(list(terms.values())).sum()
@@ -161,18 +114,6 @@ class Steps:
         loss.backward()  # type: ignore[no-untyped-call]
         clip_finite_gradients(self.method.parameters(), None, None, self.number)
         self.optimizer.step()
-        self.watch.mark("learn")
-        self.number += 1
-        return self.watch.parts
-
-    def count_flops(self) -> dict[str, float]:
-        """GFLOP of every part: matrix products and convolutions, 2 per multiply-add."""
-        gflop = {}
-        for cached in (False, True):
-            with FlopCounterMode(display=False) as counter:
-                self.watch.count_flops = counter.get_total_flops
-                gflop.update({part: costs["gflop"] for part, costs in self.take(cached).items()})
-        return gflop
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -181,51 +122,30 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         steps = Steps(Path(folder), arguments)
         kinds = (False, True) * (arguments.warmup + arguments.repeats)
         taken = [steps.take(cached) for cached in kinds][2 * arguments.warmup :]
-        gflop = steps.count_flops()
+        with steps.watch.counting_flops():
+            counted = steps.take(cached=False) | steps.take(cached=True)
     decisive = "wall_s" if arguments.device == "cuda" else "cpu_s"
     parts = {}
     for part in PARTS:
         with_part = [step for step in taken if part in step]
         parts[part] = {
-            "cpu_s": [step[part]["cpu_s"] for step in with_part],
-            "wall_s": [step[part]["wall_s"] for step in with_part],
-            "of_learn": [step[part][decisive] / step["learn"][decisive] for step in with_part],
-            "gflop": gflop[part],
-            "peak_memory_gib": max(step[part]["peak_memory_gib"] for step in with_part),
+            "cpu_s": [step[part].cpu_s for step in with_part],
+            "wall_s": [step[part].wall_s for step in with_part],
+            "of_learn": [getattr(step[part], decisive) / getattr(step["learn"], decisive) for step in with_part],
+            "gflop": counted[part].gflop,
+            "peak_memory_gib": max(step[part].peak_memory_gib for step in with_part),
         }
-    settings = ("size", "num_sources", "clips", "seconds", "clips_at_once", "precision", "device", "warmup", "repeats")
-    return {
-        "machine": machine(arguments),
-        "settings": {name: getattr(arguments, name) for name in settings},
-        "parts": parts,
-    }
-
-
-def machine(arguments: argparse.Namespace) -> str:
-    """What the numbers were measured on."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    if arguments.device == "cuda":
-        name = f"{torch.cuda.get_device_name()}, host {name}"
-    return f"{name}, {arguments.threads} threads, torch {torch.__version__}, Python {platform.python_version()}"
+    return {**measuring.conditions(arguments), "parts": parts}
 
 
 def print_table(result: dict[str, Any]) -> None:
-    def spread(values: list[float], digits: int) -> str:
-        extremes = f"{min(values):.{digits}f} .. {max(values):.{digits}f}"
-        return f"{statistics.median(values):>9.{digits}f}{extremes:>20}"
-
     on_gpu = result["settings"]["device"] == "cuda"
-    print(result["machine"])
-    print(", ".join(f"{name} {value}" for name, value in result["settings"].items()))
+    measuring.print_conditions(result)
     columns = "".join(f"{name:>9}{'min .. max':>20}" for name in ("CPU s", "wall s", "of learn"))
     print(f"\n{'part':<9}{columns}{'GFLOP':>10}" + f"{'peak GiB':>10}" * on_gpu)
     for part, row in result["parts"].items():
         print(
-            f"{part:<9}{spread(row['cpu_s'], 3)}{spread(row['wall_s'], 3)}{spread(row['of_learn'], 4)}"
+            f"{part:<9}{spread(row['cpu_s'])}{spread(row['wall_s'])}{spread(row['of_learn'], 4)}"
             f"{row['gflop']:>10.1f}" + f"{row['peak_memory_gib']:>10.2f}" * on_gpu
         )
     print(
@@ -235,35 +155,15 @@ def print_table(result: dict[str, Any]) -> None:
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = measuring.make_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="published", help="of separator and encoder")
     parser.add_argument("--num_sources", type=int, default=2, help="channels M of the separator")
     parser.add_argument("--clips", type=int, default=4, help="clips in a batch; published: 64 on a device")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a clip; snippets have 0.975 s")
     parser.add_argument("--clips_at_once", type=int, default=16, help="clips that are separated together")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 is autocast")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where it runs")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
-    parser.add_argument("--warmup", type=int, default=1, help="steps of each kind before the measured ones")
-    parser.add_argument("--repeats", type=int, default=5, help="measured steps of each kind: the table has the median")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    arguments = parser.parse_args(args)
-    for name, least in (
-        ("clips", 2),
-        ("num_sources", 2),
-        ("clips_at_once", 1),
-        ("threads", 1),
-        ("warmup", 1),
-        ("repeats", 1),
-    ):
-        if getattr(arguments, name) < least:
-            parser.error(f"--{name} must be at least {least}, got {getattr(arguments, name)}")
+    arguments = measuring.parse(parser, args, clips=2, num_sources=2, clips_at_once=1)
     if not arguments.seconds >= 1:
         parser.error(f"--seconds must be at least 1, longer than a snippet, got {arguments.seconds:g}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here; leave it out or install a GPU build of torch")
     return arguments
 
 

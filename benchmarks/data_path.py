@@ -19,6 +19,7 @@ import soxr
 import torch
 from torchaudio.compliance.kaldi import fbank
 
+from benchmarks.measuring import timed
 from data_modules import AudioDataModule, FolderDataModule, SoundscapesDataModule
 from data_modules.base import AudioFileDataset, collate_clips
 from data_modules.soundscapes import SceneRenderer, SoundscapesDataset
@@ -39,12 +40,7 @@ def show(name: str, values: list[float], unit: str) -> None:
 def measure(name: str, function: Callable[[], Any], repeats: int, clips: int = 1) -> None:
     """Processor time per clip of a function that handles `clips` of them."""
     function()
-    values = []
-    for _ in range(repeats):
-        start = time.process_time()
-        function()
-        values.append(1000 * (time.process_time() - start) / clips)
-    show(name, values, "ms")
+    show(name, [1000 * timed(function, "cpu").cpu / clips for _ in range(repeats)], "ms")
 
 
 def measure_files(folder: Path, scenes: list[np.ndarray], repeats: int) -> None:

@@ -10,20 +10,17 @@ CPU seconds, on a GPU in wall seconds); it can be compared between machines.
 
 import argparse
 import json
-import platform
-import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import measuring
+from benchmarks.measuring import spread
 from sslam.losses import mixit_loss
 from sslam.networks import TDCN
 
@@ -59,54 +56,19 @@ def make_work(case: str, arguments: argparse.Namespace) -> Callable[[], object]:
     return {"forward": forward, "step": step}[case]
 
 
-def timed(work: Callable[[], object], device: str) -> tuple[float, float]:
-    """CPU seconds, of all threads, and wall seconds of a call."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.process_time() - cpu, time.perf_counter() - wall
-
-
-def seconds_per_flop(arguments: argparse.Namespace) -> float:
-    """Of the product that TDCN++ consists of at its published size, best of 5: CPU seconds, on a GPU wall seconds."""
-    dtype = torch.bfloat16 if arguments.precision == "bf16" else torch.float32
-    weight = torch.randn(512, 256, device=arguments.device, dtype=dtype)
-    signal = torch.randn(256, 8000, device=arguments.device, dtype=dtype)
-
-    def products() -> None:
-        for _ in range(10):
-            weight @ signal
-
-    seconds = [timed(products, arguments.device)[arguments.device == "cuda"] for _ in range(6)]
-    return min(seconds[1:]) / (10 * 2 * 512 * 256 * 8000)
-
-
-def peak_memory_gib(device: str) -> float:
-    """GPU: largest allocated memory. CPU: largest resident memory of the process, Python and PyTorch included."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    status = Path("/proc/self/status")
-    if status.exists():
-        kib = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(kib) / 2**20
-    # Where there is no /proc; macOS gives bytes, others KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if platform.system() == "Darwin" else 2**20)
-
-
 def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Every number of a row, for the first number of sources."""
     torch.set_num_threads(arguments.threads)
     work = make_work(case, arguments)
-    for _ in range(arguments.warmup):
-        timed(work, arguments.device)
-    pairs = [timed(work, arguments.device) for _ in range(arguments.repeats)]
-    peak_memory = peak_memory_gib(arguments.device)
-    cpu, wall = (list(seconds) for seconds in zip(*pairs, strict=True))
-    with FlopCounterMode(display=False) as counter:  # matrix products and convolutions, 2 per multiply-add
+    calls = [measuring.timed(work, arguments.device) for _ in range(arguments.warmup + arguments.repeats)]
+    peak_memory = measuring.peak_memory_gib(arguments.device)
+    cpu, wall = (list(seconds) for seconds in zip(*calls[arguments.warmup :], strict=True))
+    with measuring.flop_counter() as counter:
         work()
-    gflop = counter.get_total_flops() / 1e9
-    seconds = wall if arguments.device == "cuda" else cpu
+    flops = counter.get_total_flops()
+    # The product that TDCN++ consists of at its published size.
+    product = measuring.seconds_per_flop(512, 256, 8000, 10, arguments.device, arguments.precision)
+    on_gpu = arguments.device == "cuda"
     return {
         "case": case,
         "num_sources": arguments.num_sources[0],
@@ -114,8 +76,8 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "cpu_s": cpu,
         "wall_s": wall,
         "peak_memory_gib": peak_memory,
-        "gflop": gflop,
-        "times_product": statistics.median(seconds) / (1e9 * gflop * seconds_per_flop(arguments)),
+        "gflop": flops / 1e9,
+        "times_product": statistics.median(wall if on_gpu else cpu) / (flops * product[on_gpu]),
     }
 
 
@@ -126,25 +88,8 @@ def measure_apart(case: str, num_sources: int, args: list[str]) -> dict[str, Any
     return result
 
 
-def machine(arguments: argparse.Namespace) -> str:
-    """What the numbers were measured on."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    if arguments.device == "cuda":
-        name = f"{torch.cuda.get_device_name()}, host {name}"
-    return f"{name}, {arguments.threads} threads, torch {torch.__version__}, Python {platform.python_version()}"
-
-
 def print_table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    def spread(seconds: list[float]) -> str:
-        return f"{statistics.median(seconds):>9.3f}{f'{min(seconds):.3f} .. {max(seconds):.3f}':>20}"
-
-    print(machine(arguments))
-    settings = ("seconds", "size", "precision", "checkpoint_blocks", "device", "warmup", "repeats")
-    print(", ".join(f"{name} {getattr(arguments, name)}" for name in settings))
+    measuring.print_conditions(measuring.conditions(arguments))
     print(
         f"\n{'case':<9}{'M':>3}{'clips':>6}{'CPU s':>9}{'min .. max':>20}{'wall s':>9}{'min .. max':>20}"
         f"{'peak GiB':>10}{'GFLOP':>9}{'x product':>11}"
@@ -163,33 +108,16 @@ def print_table(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> No
 
 
 def parse(args: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = measuring.make_parser(__doc__)
     parser.add_argument("--num_sources", type=int, nargs="+", default=[2, 4], help="outputs M, one case for each")
     parser.add_argument(
         "--clips", type=int, nargs=2, default=[2, 1], metavar=("FORWARD", "STEP"), help="clips or mixtures in a batch"
     )
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a clip, at 16 kHz")
     parser.add_argument("--size", choices=SIZES, default="published", help="of the network")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16 is autocast")
     parser.add_argument("--checkpoint_blocks", action="store_true", help="keep fewer activations in training")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where it runs")
-    parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
-    parser.add_argument("--warmup", type=int, default=1, help="calls before the measured ones")
-    parser.add_argument("--repeats", type=int, default=5, help="measured calls: the table has the median")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--case", choices=AUTHORS, help="measure this one alone, in this process, and print JSON")
-    arguments = parser.parse_args(args)
-    for name in ("threads", "warmup", "repeats"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
-    for name in ("num_sources", "clips"):
-        if min(getattr(arguments, name)) < 1:
-            parser.error(f"--{name} must be at least 1 each, got {min(getattr(arguments, name))}")
-    if arguments.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no GPU here; leave it out or install a GPU build of torch")
-    return arguments
+    return measuring.parse(parser, args, num_sources=1, clips=1)
 
 
 def main(args: list[str] | None = None) -> None:

@@ -1,34 +1,14 @@
-import importlib.util
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "contrastive_step.py"
+from benchmarks import contrastive_step
+
 SMALL = ["--size", "small", "--seconds", "1", "--clips", "3", "--repeats", "2", "--threads", "1"]
 
 
-@pytest.fixture(scope="module")
-def contrastive_step() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("contrastive_step", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(autouse=True)
-def _same_threads_afterwards() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_contrastive_step__prints_all_columns(contrastive_step: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_contrastive_step__prints_all_columns(capsys: pytest.CaptureFixture[str]) -> None:
     contrastive_step.main([*SMALL, "--repeats", "1", "--precision", "bf16"])
     output = capsys.readouterr().out
     for column in ("CPU s", "wall s", "min .. max", "of learn", "GFLOP", "precision bf16"):
@@ -38,9 +18,7 @@ def test_contrastive_step__prints_all_columns(contrastive_step: ModuleType, caps
     assert f"torch {torch.__version__}" in output
 
 
-def test_contrastive_step__splits_steps_of_both_kinds(
-    contrastive_step: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_contrastive_step__splits_steps_of_both_kinds(capsys: pytest.CaptureFixture[str]) -> None:
     contrastive_step.main([*SMALL, "--json"])
     parts = json.loads(capsys.readouterr().out)["parts"]
     # Two steps on the fly, two from the cache.
@@ -61,9 +39,7 @@ def test_contrastive_step__splits_steps_of_both_kinds(
     assert parts["separate"]["of_learn"] == pytest.approx(ratios)
 
 
-def test_contrastive_step__flops_are_those_of_the_products(
-    contrastive_step: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_contrastive_step__flops_are_those_of_the_products(capsys: pytest.CaptureFixture[str]) -> None:
     contrastive_step.main([*SMALL, "--repeats", "1", "--json"])
     gflop = {part: row["gflop"] for part, row in json.loads(capsys.readouterr().out)["parts"].items()}
     assert gflop["read"] == 0
@@ -91,7 +67,7 @@ def test_contrastive_step__flops_are_those_of_the_products(
     ],
 )
 def test_contrastive_step__refuses_what_makes_no_sense(
-    contrastive_step: ModuleType, capsys: pytest.CaptureFixture[str], args: list[str], message: str
+    capsys: pytest.CaptureFixture[str], args: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit):
         contrastive_step.main(args)

@@ -1,46 +1,15 @@
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pretrain_step.py"
-TINY = [
-    "--size",
-    "tiny",
-    "--frames",
-    "128",
-    "--clones",
-    "2",
-    "--repeats",
-    "2",
-    "--warmup",
-    "1",
-    "--threads",
-    "1",
-    "--matmul-size",
-    "64",
-]
+from benchmarks import pretrain_step
+
+TINY = ["--size=tiny", "--frames=128", "--clones=2", "--repeats=2", "--warmup=1", "--threads=1", "--matmul_size=64"]
 
 
-@pytest.fixture(scope="module")
-def pretrain_step() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pretrain_step", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_pretrain_step__prints_all_columns(pretrain_step: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    threads = torch.get_num_threads()
-    try:
-        pretrain_step.main(TINY)
-    finally:
-        torch.set_num_threads(threads)
+def test_pretrain_step__prints_all_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain_step.main(TINY)
     output = capsys.readouterr().out
     for column in ("wall ms", "min .. max", "CPU s", "GFLOP", "TFLOP/s", "of peak", "Peak memory", "Peak speed"):
         assert column in output
@@ -50,14 +19,8 @@ def test_pretrain_step__prints_all_columns(pretrain_step: ModuleType, capsys: py
     assert f"torch {torch.__version__}" in output
 
 
-def test_pretrain_step__parts_add_up_and_flops_are_right(
-    pretrain_step: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    threads = torch.get_num_threads()
-    try:
-        pretrain_step.main([*TINY, "--stage", "1", "--repeats", "1", "--json"])
-    finally:
-        torch.set_num_threads(threads)
+def test_pretrain_step__parts_add_up_and_flops_are_right(capsys: pytest.CaptureFixture[str]) -> None:
+    pretrain_step.main([*TINY, "--stage", "1", "--repeats", "1", "--json"])
     result = json.loads(capsys.readouterr().out)
     parts = result["parts"]
     total = parts.pop("total")
@@ -79,7 +42,7 @@ def test_pretrain_step__parts_add_up_and_flops_are_right(
     assert parts["backward"]["gflop"] * 1e9 == 2 * (layers + decoder) + embedding + attention
 
 
-def test_pretrain_step__stage_2_needs_a_partner(pretrain_step: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pretrain_step__stage_2_needs_a_partner(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         pretrain_step.main(["--clips", "1"])
     assert "--clips must be at least 2 in stage 2" in capsys.readouterr().err

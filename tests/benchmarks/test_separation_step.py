@@ -1,26 +1,14 @@
-import importlib.util
 import json
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "separation_step.py"
+from benchmarks import separation_step
+
 TINY = ["--size", "tiny", "--seconds", "0.1", "--repeats", "2", "--threads", "1"]
 
 
-@pytest.fixture(scope="module")
-def separation_step() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("separation_step", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_separation_step__prints_all_columns(separation_step: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+def test_separation_step__prints_all_columns(capsys: pytest.CaptureFixture[str]) -> None:
     separation_step.main([*TINY, "--num_sources", "3"])
     output = capsys.readouterr().out
     for column in ("CPU s", "wall s", "min .. max", "peak GiB", "GFLOP", "x product", "The authors' code"):
@@ -35,16 +23,12 @@ def test_separation_step__prints_all_columns(separation_step: ModuleType, capsys
 
 @pytest.mark.parametrize("options", [[], ["--checkpoint_blocks"], ["--precision", "bf16"]])
 def test_separation_step__flops_are_those_of_the_products(
-    separation_step: ModuleType, capsys: pytest.CaptureFixture[str], options: list[str]
+    capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    threads = torch.get_num_threads()
     results = {}
-    try:
-        for case in ("forward", "step"):
-            separation_step.main([*TINY, *options, "--num_sources", "2", "--clips", "3", "3", "--case", case])
-            results[case] = json.loads(capsys.readouterr().out)
-    finally:
-        torch.set_num_threads(threads)
+    for case in ("forward", "step"):
+        separation_step.main([*TINY, *options, "--num_sources", "2", "--clips", "3", "3", "--case", case])
+        results[case] = json.loads(capsys.readouterr().out)
     frames = (1600 - 40) // 20 + 1
     bottleneck, blocks, mask, decoder, shares = 32 * 32, 4 * 2 * 32 * 64, 32 * 64, 2 * 32 * 40, 2 * 32 / frames
     products = 2 * 3 * frames * (bottleneck + blocks + mask + decoder + shares)
@@ -63,9 +47,7 @@ def test_separation_step__flops_are_those_of_the_products(
         assert result["times_product"] > 1
 
 
-def test_separation_step__refuses_what_makes_no_sense(
-    separation_step: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_separation_step__refuses_what_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
     for args, message in (
         (["--repeats", "0"], "--repeats must be at least 1, got 0"),
         (["--clips", "2", "0"], "--clips must be at least 1 each, got 0"),
