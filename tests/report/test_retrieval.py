@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from callbacks.evaluation_results import make_record, score_arrays
 from sslam.commands.report import main
 from sslam.metrics import RetrievalMetrics, RetrievalResults
 from sslam.report.by_weights import by_weights, weights_markdown
 from sslam.report.results import (
     CheckpointFacts,
-    EvaluationRecord,
     read_record,
     read_records,
-    retrieval_arrays,
     write_record,
 )
 from sslam.report.tables import QBE_MAP, Column, Row, all_facts, build_table, markdown
@@ -51,10 +50,8 @@ def write_retrieval(tmp_path: Path) -> Callable[..., Path]:
             "checkpoint": CheckpointFacts(label, "student", f"{label}.ckpt", label.encode().hex()),
         }
         names = [f"class_{number}" for number in range(5)]
-        record = EvaluationRecord.of_retrieval(
-            results, names, "AudioSet-2M", "data_modules.AudioSetDataModule", {}, **(origin | changes)
-        )
-        return write_record(tmp_path / "runs" / name, record, retrieval_arrays(results))
+        record = make_record(results, names, "AudioSet-2M", "data_modules.AudioSetDataModule", {}, **(origin | changes))
+        return write_record(tmp_path / "runs" / name, record, score_arrays(results))
 
     return write
 
