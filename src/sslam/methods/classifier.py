@@ -3,7 +3,6 @@
 Shape letters: B clips, L frames, F mel bins, W pooled width, C classes.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,15 +67,13 @@ class Classifier(EvaluatedEncoder):
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
         self.num_classes = num_classes
-        seeds = [None] if self.seeds is None else self.seeds
-        heads = [self.new_head(self.width, num_classes, seed) for seed in seeds]
-        # The first head has the names of published classifiers, under which it is embedded, tagged and exported with.
-        # A hidden layer has no place there.
-        first = dict(heads[0].named_children())
-        if isinstance(first["fc_norm"], nn.LayerNorm) and "hidden" not in first:
-            self.fc_norm, self.head = heads[0].fc_norm, heads[0].head
+        seeds: list[int] | list[None] = self.seeds or [None]
+        first, *others = (self.new_head(self.width, num_classes, seed) for seed in seeds)
+        # A linear one after LayerNorm has the names of published classifiers, by which it is tagged and exported with.
+        if isinstance(first.fc_norm, nn.LayerNorm) and len(first) == 2:
+            self.fc_norm, self.head = first.fc_norm, first.head
         if self.seeds is not None:
-            self.probes = nn.ModuleList(heads)
+            self.probes = nn.ModuleList([first, *others])
 
     def _make_heads_for(self, num_classes: int, source: str) -> None:
         """Make the heads unless they are there, of as many classes.
@@ -148,20 +145,6 @@ class Classifier(EvaluatedEncoder):
         return {"index": batch["index"], "probabilities": probabilities_BC, "embedding": embedding_BW}
 
     # ---- training ---------------------------------------------------------------------------------------------------
-
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole training, which the learning rate follows.
-
-        Raises:
-            ValueError: If the training has no end.
-        """
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ValueError(
-                "The learning rate follows the length of training, and the trainer's max_steps and max_epochs are both "
-                "-1. Give one of them."
-            )
-        return int(steps)
 
     def training_facts(self) -> dict[str, Any]:
         """``epoch``, ``step``, ``seed`` and highest ``learning_rate`` of the training that the weights come from."""

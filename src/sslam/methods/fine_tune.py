@@ -3,6 +3,7 @@
 Shape letters: B clips, T samples, L frames, F mel bins, W pooled width, C classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -93,6 +94,20 @@ class FineTune(Classifier):
         loss = torch.stack(losses).sum()
         self.log("train/loss", loss.detach() / len(losses), prog_bar=True)
         return loss
+
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training, which the learning rate follows.
+
+        Raises:
+            ValueError: If the training has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError(
+                "The learning rate follows the length of training, and the trainer's max_steps and max_epochs are both "
+                "-1. Give one of them."
+            )
+        return int(steps)
 
     def learning_rate_at(self, step: int, peak: float) -> float:
         total_steps = self.total_steps()

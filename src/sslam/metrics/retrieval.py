@@ -105,7 +105,7 @@ def query_by_example_map(
 
 
 def _average_precision(directions_ND: Tensor, examples_P: Tensor, without_Q: Tensor) -> float:
-    """Of one class, from unit vectors and the rows of its examples and of the clips without it."""
+    """Average precision of a class, from unit vectors and the rows of its examples and of the clips without it."""
     if len(examples_P) < 2 or not len(without_Q):
         return math.nan
     examples_PD = directions_ND[examples_P]
@@ -142,7 +142,7 @@ class RetrievalResults(NamedTuple):
         num_classes_with_trials: Classes in the mean: those with two examples and a clip that lacks them.
         mean_average_precision: QbE mAP, in [0, 1]; nan where no class has trials.
         chance: Mean share of target trials in these classes: about what random embeddings reach.
-        average_precision_C: Of every class, nan for those left out.
+        average_precision_C: Average precision of every class, nan for those left out.
         num_examples_C: Examples of every class.
         num_targets_C: Target trials, pairs of examples.
         num_non_targets_C: Non-target trials, pairs of an example and a clip without the class.

@@ -100,7 +100,7 @@ def write_page(folder: Path, table: Table, problems: Sequence[str]) -> list[Path
     Args:
         folder: Exists already.
         table: At least one cell.
-        problems: Of files that could not be used.
+        problems: Messages about files that could not be used.
 
     Returns:
         The files that were written, the page first.
