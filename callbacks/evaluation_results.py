@@ -1,11 +1,27 @@
-"""What an evaluation found, as files in the run's folder that `sslam report` reads."""
+"""What an evaluation found, as files in the run's folder that `sslam report` reads. Shape letters: H heads, N clips."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
-from sslam.report.results import CheckpointFacts, SplitCounts, write_record
+from sslam.metrics import ClassificationResults, RetrievalResults
+from sslam.report.results import (
+    CheckpointFacts,
+    ClassScore,
+    DataFacts,
+    EvaluationRecord,
+    PolyphonyScore,
+    SplitCounts,
+    deviation,
+    write_record,
+)
+
+Results = RetrievalResults | Sequence[ClassificationResults]
+"""What an evaluation found: of classifiers, one for each head on the same clips."""
 
 
 class EvaluationResults(pl.Callback):
@@ -31,7 +47,10 @@ class EvaluationResults(pl.Callback):
                 f"{type(pl_module).__name__}. Take it out of trainer.callbacks."
             )
         data = trainer.datamodule  # type: ignore[attr-defined]
-        record = pl_module.record(
+        assert pl_module.results is not None
+        record = make_record(
+            pl_module.results,
+            pl_module.class_names,
             title=data.title,
             class_path=f"{type(data).__module__.split('.')[0]}.{type(data).__name__}",
             splits={
@@ -45,4 +64,84 @@ class EvaluationResults(pl.Callback):
             checkpoint=CheckpointFacts(**pl_module.provenance),
             **pl_module.training_facts(),
         )
-        write_record(Path(folder), record, pl_module.score_arrays())
+        write_record(Path(folder), record, score_arrays(pl_module.results))
+
+
+def make_record(
+    results: Results,
+    class_names: Sequence[str],
+    title: str,
+    class_path: str,
+    splits: dict[str, SplitCounts],
+    **origin: Any,
+) -> EvaluationRecord:
+    """The record of an evaluation; metrics of several heads are their means, and confusions their sums.
+
+    Args:
+        results: What was found.
+        class_names: Names of the classes, in the order of the scores.
+        title: See :class:`~sslam.report.results.DataFacts`.
+        class_path: See :class:`~sslam.report.results.DataFacts`.
+        splits: See :class:`~sslam.report.results.DataFacts`.
+        **origin: The other fields of :class:`~sslam.report.results.EvaluationRecord`, from `experiment` to `checkpoint`
+            and from `learning_rate` on.
+    """
+    if isinstance(results, RetrievalResults):
+        counts = results.num_compared_clips, results.num_classes, results.num_classes_with_trials
+        precision_C, support_C = results.average_precision_C, results.num_examples_C
+        found: dict[str, Any] = {
+            "metrics": results.scalars() | {"qbe_chance": results.chance},
+            "spread": {},
+            "by_polyphony": [],
+            "confusion": None,
+        }
+    else:
+        first, confusions = results[0], [head.confusion_CC for head in results if head.confusion_CC is not None]
+        counts = first.num_clips, first.num_classes, first.num_classes_with_support
+        precision_C, support_C = np.mean([head.average_precision_C for head in results], axis=0), first.support_C
+        values = {name: [head.scalars()[name] for head in results] for name in first.scalars()}
+        found = {
+            "metrics": {name: float(np.mean(numbers)) for name, numbers in values.items()},
+            "spread": {name: deviation(numbers) for name, numbers in values.items()} if len(results) > 1 else {},
+            "by_polyphony": [
+                PolyphonyScore(
+                    polyphony=rows[0].polyphony,
+                    num_clips=rows[0].num_clips,
+                    num_classes=rows[0].num_classes,
+                    mean_average_precision=float(np.mean([row.mean_average_precision for row in rows])),
+                    chance=rows[0].chance,
+                )
+                for rows in zip(*(head.by_polyphony for head in results), strict=True)
+            ],
+            "confusion": np.sum(confusions, axis=0).tolist() if confusions else None,
+            "num_heads": len(results),
+        }
+    per_class = [
+        ClassScore(name, int(support), float(precision))
+        for name, support, precision in zip(class_names, support_C, precision_C, strict=True)
+    ]
+    return EvaluationRecord(data=DataFacts(title, class_path, splits, *counts), per_class=per_class, **(found | origin))
+
+
+def score_arrays(results: Results) -> dict[str, Any]:
+    """What a record's numbers were computed from, by name.
+
+    Returns:
+        Of classifiers `scores` (H, N, C), `labels` (N, C), `index` (N,), and `polyphony` (N,) where it is known; of
+        retrieval `average_precision` (C,), nan where a class has no trials, `num_examples`, `num_targets` and
+        `num_non_targets`, (C,).
+    """
+    if isinstance(results, RetrievalResults):
+        return {
+            "average_precision": results.average_precision_C,
+            "num_examples": results.num_examples_C,
+            "num_targets": results.num_targets_C,
+            "num_non_targets": results.num_non_targets_C,
+        }
+    first = results[0]
+    arrays = {
+        "scores": np.stack([head.scores_NC for head in results]),
+        "labels": first.labels_NC,
+        "index": first.index_N,
+    }
+    return arrays if first.polyphony_N is None else arrays | {"polyphony": first.polyphony_N}

@@ -61,6 +61,7 @@ def layer_decayed_groups(
         group | {"lr": peak, PEAK: peak}
         for peak, layer in layers
         for group in parameter_groups(layer, weight_decay, exempt_1d)
+        if group["params"]  # a frozen encoder has none
     ]
 
 

@@ -56,7 +56,7 @@ def test_evaluation__every_row_runs_for_two_steps(name: str, data_arguments: dic
     task, method = task_and_method(name)
     data = [file for file in composed_names(name) if file in data_arguments]
     more = data_arguments[data[-1]] if data else ["--data.num_train_scenes", "6"]
-    if method == "linear_probe":
+    if method == "linear_probe" and task not in POLYPHONIC:
         more = [*more, "--model.epochs", "2"]
     smoke = ["--config", "experiments/overrides/smoke_classifier.yaml", "--run_id", "one"]
     assert main(["fit", "--config", f"experiments/{name}", *smoke, *more]) == 0
@@ -136,6 +136,8 @@ def test_evaluation__fine_tuning_is_the_published_one(task: str, capsys: pytest.
     assert augmentation.roll
     assert augmentation.mixup_probability == 0.9
     shared = {
+        "freeze_encoder": False,
+        "seeds": None,
         "warmup_fraction": 0.1,
         "min_learning_rate": 1e-6,
         "layer_decay": 0.65,
@@ -171,13 +173,15 @@ def test_evaluation__linear_evaluation_of_polyphonic_sets_is_the_published_one(
     config = config_of(capsys, name)
     model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
     assert_shared(name, config)
-    assert (model["learning_rates"], model["warmup_fraction"]) == ([1e-3], 0.0)
+    assert (config["model"]["class_path"], model["freeze_encoder"]) == ("sslam.methods.FineTune", True)
+    assert (model["learning_rate"], model["warmup_fraction"], model["min_learning_rate"]) == (1e-3, 0.0, 1e-6)
+    assert (model["seeds"], model["weight_decay_exempt_1d"]) == ([0, 1, 2], False)
     assert model["augmentation"] == asdict(Augmentation(mixup_alpha=0.8, mixup_probability=0.9, mask_ratio=0.2))
     assert model["drop_path"] == 0.1
     assert model["loss"] == {"class_path": "sslam.losses.LabelNormalisedBCE"}
     assert model["frontend"]["init_args"]["num_frames"] == 1024
     assert (data["batch_size"], data["training_augmentation"]) == (48, True)
-    assert (trainer["max_epochs"], trainer["max_steps"]) == (50, -1)
+    assert (trainer["max_epochs"], trainer["max_steps"], trainer["limit_val_batches"]) == (50, -1, 0)
 
 
 @pytest.mark.parametrize("task", sorted({*FINE_TUNING} - {*POLYPHONIC}))
@@ -190,7 +194,7 @@ def test_evaluation__other_linear_probes_keep_the_tokens_of_unchanged_clips(
     assert_shared(name, config)
     assert model["frontend"]["init_args"]["num_frames"] == FINE_TUNING[task].frames
     assert model["loss"]["class_path"] == f"sslam.losses.{FINE_TUNING[task].loss}"
-    assert model["augmentation"] is None
+    assert config["model"]["class_path"] == "sslam.methods.LinearProbe"
     assert (model["drop_path"], data["training_augmentation"], trainer["max_epochs"]) == (0.0, False, 1)
     assert len(model["learning_rates"]) == 5
     assert len(model["seeds"]) == 3

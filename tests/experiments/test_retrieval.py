@@ -49,10 +49,12 @@ def test_shallow_classifier__runs_on_a_few_clips(name: str, data_arguments: dict
 
 @pytest.mark.parametrize("name", SHALLOW)
 def test_shallow_classifier__is_the_published_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    model = config_of(capsys, name)["model"]["init_args"]
+    config = config_of(capsys, name)["model"]
+    assert config["class_path"] == "sslam.methods.LinearProbe"
+    model = config["init_args"]
     published = {"hidden_width": 512, "normalisation": "l2", "selection_fraction": 0.05, "standardise": False}
     assert {key: model[key] for key in published} == published
-    assert (model["frontend"], model["augmentation"], model["pooling"]) == (None, None, "cls")
+    assert (model["frontend"], model["pooling"]) == (None, "cls")
 
 
 def test_log_mel__has_the_published_features_whatever_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,8 +16,6 @@ from sslam.methods.classifier import Classifier
 from sslam.networks import AudioViT
 from sslam.transforms import Augmentation
 
-AUGMENTED = {"augmentation": Augmentation(mixup_alpha=0), "learning_rates": [1e-2]}
-
 
 def classifier_of(method: type[Classifier], **changes: Any) -> Any:
     torch.manual_seed(0)
@@ -73,13 +71,11 @@ def test_classifier__scores_are_not_rounded_to_bfloat16(method: Any, tones: Any,
     np.testing.assert_allclose(scores, exact.results[0].scores_NC, atol=0.02)
 
 
-@pytest.mark.parametrize(("method", "changes"), [(FineTune, {}), (LinearProbe, AUGMENTED)])
-def test_classifier__a_training_without_end_is_refused(
-    method: Any, changes: dict[str, Any], tones: Any, quiet_trainer: Any
-) -> None:
-    message = r"trainer\.max_steps and trainer\.max_epochs are both -1\. Pass --trainer\.max_steps or"
-    with pytest.raises(ValueError, match=message):
-        quiet_trainer(max_epochs=-1).fit(classifier_of(method, **changes), tones(training_augmentation=True))
+@pytest.mark.parametrize("freeze_encoder", [False, True])
+def test_fine_tune__a_training_without_end_is_refused(freeze_encoder: bool, tones: Any, quiet_trainer: Any) -> None:
+    model = classifier_of(FineTune, freeze_encoder=freeze_encoder)
+    with pytest.raises(ValueError, match=r"the trainer's max_steps and max_epochs are both -1\. Give one of them"):
+        quiet_trainer(max_epochs=-1).fit(model, tones(training_augmentation=True))
 
 
 def test_linear_probe__progress_counts_batches(

@@ -41,7 +41,7 @@ def contrastive(tmp_path: Path) -> tuple[SeparationContrastive, str]:
     [
         (KaldiFbank(num_mel_bins=64), r"trained on LogMel features \(.*log_offset 0.001\).* makes KaldiFbank features"),
         (KaldiFbank(), "makes KaldiFbank features .*num_mel_bins 128"),
-        (LogMel(log_offset=0.01), r"log_offset 0.01\). Pass --model.frontend null, which takes the checkpoint's"),
+        (LogMel(log_offset=0.01), r"log_offset 0.01\). Give no frontend, which takes the checkpoint's"),
     ],
 )
 def test_query_by_example__refuses_features_that_the_encoder_does_not_know(
@@ -104,7 +104,7 @@ def test_query_by_example__of_a_transformer_with_any_pooling(
     batch = next(iter(data.test_dataloader()))
     with torch.no_grad():
         expected = pool_tokens(tiny_encoder.eval()(frontend(batch["waveform"])), pooling)
-        torch.testing.assert_close(model(frontend(batch["waveform"])), expected)
+        torch.testing.assert_close(model.embed(frontend(batch["waveform"])), expected)
 
 
 def test_query_by_example__leaves_a_record(
@@ -157,7 +157,7 @@ def test_query_by_example__trains_nothing(tones: Any, quiet_trainer: Any) -> Non
     ("changes", "message"),
     [
         ({"examples_per_class": 1}, "examples_per_class must be at least 2, to have a pair, got 1."),
-        ({"frontend": None}, "An encoder that is given needs a front end. Give --model.frontend, such as"),
+        ({"frontend": None}, "An encoder that is given needs a frontend too, such as sslam.frontends.LogMel."),
         ({"encoder": None}, "An evaluation needs an encoder, and one only"),
         ({"frontend": KaldiFbank()}, "num_mel_bins must be the encoder's 64, got 128."),
     ],

@@ -216,7 +216,7 @@ def test_compute__does_not_depend_on_order_or_batches() -> None:
     assert (shuffled.scores_NC == straight.scores_NC).all()
     assert shuffled.index_N.tolist() == list(range(40))
     metrics.reset()
-    with pytest.raises(ValueError, match="No clip was scored. Check that the evaluation set has clips"):
+    with pytest.raises(ValueError, match="No clip was evaluated. Check that the evaluation set has clips"):
         metrics.compute()
 
 
@@ -231,14 +231,20 @@ def test_update__of_what_autocast_leaves_gives_float32_on_the_cpu() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scores": torch.tensor([[0.0, 1.0], [math.nan, 0.0]])}, "The scores of clip 8 are not finite. Evaluate in"),
-        ({"scores": torch.tensor([[-math.inf, 1.0], [0.0, 0.0]])}, "The scores of clip 7 are not finite"),
-        ({"scores": torch.zeros(2, 3)}, "scores must have shape (2, 2) (clips, classes), got (2, 3)."),
-        ({"labels": torch.zeros(2, 3)}, "labels must have shape (2, 2) (clips, classes), got (2, 3)."),
+        (
+            {"scores": torch.tensor([[0.0, 1.0], [math.nan, 0.0]])},
+            "The scores of 1 of 2 clips are not finite, the first is clip 8. Evaluate in",
+        ),
+        (
+            {"scores": torch.tensor([[-math.inf, 1.0], [0.0, 0.0]])},
+            "The scores of 1 of 2 clips are not finite, the first is clip 7.",
+        ),
+        ({"scores": torch.zeros(2, 3)}, "scores must have shape (2, 2), got (2, 3)."),
+        ({"labels": torch.zeros(2, 3)}, "labels must have shape (2, 2), got (2, 3)."),
         ({"labels": torch.tensor([[0.0, 1.0], [0.3, 0.7]])}, "The labels of clip 8 are not all 0 or 1. Evaluate on"),
         ({"labels": torch.tensor([[1.0, 1.0], [0.0, 1.0]])}, "Clip 7 has 2 labels, and in single-label data a clip"),
         ({"labels": torch.tensor([[1.0, 0.0], [0.0, 0.0]])}, "Clip 8 has 0 labels, and in single-label data a clip"),
-        ({"index": torch.tensor([7, 7])}, "Clip 7 was scored more than once. Every clip must be evaluated exactly"),
+        ({"index": torch.tensor([7, 7])}, "Clip 7 was evaluated more than once. Every clip must be evaluated exactly"),
     ],
 )
 def test_metrics__mistakes_name_the_clip(changes: dict[str, Tensor], message: str) -> None:

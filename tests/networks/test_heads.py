@@ -1,10 +1,10 @@
-"""Heads: the coincidence head against the network on concatenated pairs, whole and in chunks."""
+"""Heads: the classifier, and the coincidence head against the network on concatenated pairs, whole and in chunks."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from sslam.networks import CoincidenceHead, ProjectionHead, heads
+from sslam.networks import ClassifierHead, CoincidenceHead, ProjectionHead, heads
 
 
 def shapes(module: torch.nn.Module) -> list[tuple[int, ...]]:
@@ -14,6 +14,39 @@ def shapes(module: torch.nn.Module) -> list[tuple[int, ...]]:
 def test_heads__have_the_published_layers() -> None:
     assert shapes(ProjectionHead(128)) == [(256, 128), (256,), (128, 256), (128,)]
     assert shapes(CoincidenceHead(128)) == [(512, 256), (512,), (512, 512), (512,), (1, 512), (1,)]
+
+
+def test_classifier_head__has_the_names_of_published_files_and_their_start() -> None:
+    head = ClassifierHead(64, 500, seed=3)
+    assert [*head.state_dict()] == ["fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"]
+    assert head.head.weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not head.head.bias.any()
+    assert torch.equal(head.head.weight, ClassifierHead(64, 500, seed=3).head.weight)
+    assert not torch.equal(head.head.weight, ClassifierHead(64, 500).head.weight)
+    hidden = ClassifierHead(64, 5, 0, hidden_width=16, normalisation="l2")
+    assert [*hidden.state_dict()] == ["hidden.weight", "hidden.bias", "head.weight", "head.bias"]
+
+
+def test_classifier_head__is_norm_linear_relu_linear() -> None:
+    head, embeddings = ClassifierHead(32, 4, 0, hidden_width=16), torch.randn(6, 32)
+    normed = torch.nn.functional.layer_norm(embeddings, (32,), eps=1e-6)
+    hidden = (normed @ head.hidden.weight.T + head.hidden.bias).clamp(min=0)  # type: ignore[union-attr,operator]
+    torch.testing.assert_close(head(embeddings), hidden @ head.head.weight.T + head.head.bias)
+
+
+@pytest.mark.parametrize("hidden_width", [None, 16])
+def test_classifier_head__the_length_of_the_embedding_does_not_matter(hidden_width: int | None) -> None:
+    head, embeddings = ClassifierHead(32, 4, 0, hidden_width, "l2"), torch.randn(6, 32)
+    torch.testing.assert_close(head(embeddings), head(0.01 * embeddings))
+    assert head(torch.zeros(1, 32)).isfinite().all()
+
+
+def test_classifier_head__is_left_alone_by_autocast() -> None:
+    head, embeddings = ClassifierHead(32, 4, 0, hidden_width=16), torch.randn(6, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = head(embeddings)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, head(embeddings))
 
 
 def test_projection_head__is_linear_relu_linear() -> None:

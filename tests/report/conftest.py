@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from callbacks.evaluation_results import make_record, score_arrays
 from sslam.metrics import ClassificationMetrics, ClassificationResults
-from sslam.report.results import CheckpointFacts, EvaluationRecord, SplitCounts, classification_arrays, write_record
+from sslam.report.results import CheckpointFacts, EvaluationRecord, SplitCounts, write_record
 
 
 def made_up_results(
@@ -48,7 +49,7 @@ def made_up_record(results: list[ClassificationResults], **changes: Any) -> Eval
         "learning_rate": 1e-3,
         "date": "2025-01-31T14:25:30+00:00",
     }
-    return EvaluationRecord.of(results, changes.pop("class_names", names), **{**origin, **changes})
+    return make_record(results, changes.pop("class_names", names), **{**origin, **changes})
 
 
 @pytest.fixture
@@ -59,7 +60,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
         folder = tmp_path / "runs" / name
         results = results or [made_up_results(skill, seed)]
         write_record(
-            folder, made_up_record(results, **{"run_id": name, "seed": seed, **changes}), classification_arrays(results)
+            folder, made_up_record(results, **{"run_id": name, "seed": seed, **changes}), score_arrays(results)
         )
         return folder
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from callbacks.evaluation_results import score_arrays
 from sslam.report.results import (
     DataFacts,
     EvaluationRecord,
     RecordError,
     SplitCounts,
-    classification_arrays,
     read_record,
     read_records,
     write_record,
@@ -28,7 +28,7 @@ def test_write_record__is_read_again(tmp_path: Path) -> None:
     results = [made_up_results(2.0, single_label=False, polyphony=True)]
     record = made_up_record(results, sha256=None, learning_rate=None, git_commit="abc", config="config.yaml")
     record = replace(record, metrics=record.metrics | {"d_prime": math.inf})
-    path = write_record(tmp_path, record, classification_arrays(results))
+    path = write_record(tmp_path, record, score_arrays(results))
     assert path == tmp_path / "results-test.json"
     read = read_record(path)
     # nan is not equal to itself: the degree 0 has no mAP.
@@ -39,14 +39,14 @@ def test_write_record__is_read_again(tmp_path: Path) -> None:
 
 def test_write_record__nan_is_null_in_json(tmp_path: Path) -> None:
     results = [made_up_results(2.0, single_label=False, polyphony=True)]
-    path = write_record(tmp_path, made_up_record(results), classification_arrays(results))
+    path = write_record(tmp_path, made_up_record(results), score_arrays(results))
     assert "NaN" not in path.read_text(encoding="utf-8")
     assert json.loads(path.read_text(encoding="utf-8"))["by_polyphony"][0]["mean_average_precision"] is None
 
 
 def test_write_record__scores_of_all_heads(tmp_path: Path) -> None:
     results = [made_up_results(2.0, polyphony=True), made_up_results(2.0, seed=1, polyphony=True)]
-    write_record(tmp_path, made_up_record(results, class_names=list("abcde")), classification_arrays(results))
+    write_record(tmp_path, made_up_record(results, class_names=list("abcde")), score_arrays(results))
     with np.load(tmp_path / "scores-test.npz") as arrays:
         assert set(arrays) == {"scores", "labels", "index", "polyphony", "class_names"}
         assert (arrays["scores"] == np.stack([result.scores_NC for result in results])).all()
@@ -57,8 +57,8 @@ def test_write_record__scores_of_all_heads(tmp_path: Path) -> None:
 
 def test_write_record__replaces_an_earlier_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = [made_up_results(2.0)]
-    path = write_record(tmp_path, made_up_record(results), classification_arrays(results))
-    write_record(tmp_path, made_up_record(results, seed=3), classification_arrays(results))
+    path = write_record(tmp_path, made_up_record(results), score_arrays(results))
+    write_record(tmp_path, made_up_record(results, seed=3), score_arrays(results))
     assert read_record(path).seed == 3
 
     def full_disk(*args: Any, **kwargs: Any) -> None:
@@ -66,7 +66,7 @@ def test_write_record__replaces_an_earlier_one_whole(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "write_text", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        write_record(tmp_path, made_up_record(results, seed=4), classification_arrays(results))
+        write_record(tmp_path, made_up_record(results, seed=4), score_arrays(results))
     assert read_record(path).seed == 3
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -8,18 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from callbacks.evaluation_results import make_record, score_arrays
 from sslam.commands.report import main
 from sslam.metrics import RetrievalMetrics, RetrievalResults
-from sslam.report.by_weights import by_weights, weights_markdown
 from sslam.report.results import (
     CheckpointFacts,
-    EvaluationRecord,
     read_record,
     read_records,
-    retrieval_arrays,
     write_record,
 )
-from sslam.report.tables import QBE_MAP, Column, Row, all_facts, build_table, markdown
+from sslam.report.tables import QBE_MAP, Column, Row, build_table
+from sslam.report.texts import all_facts, markdown, weights_heads, weights_markdown
 
 RETRIEVAL = Column("AudioSet-2M", "test", is_retrieval=True)
 CLASSIFICATION = Column("AudioSet-2M", "test")
@@ -51,10 +50,8 @@ def write_retrieval(tmp_path: Path) -> Callable[..., Path]:
             "checkpoint": CheckpointFacts(label, "student", f"{label}.ckpt", label.encode().hex()),
         }
         names = [f"class_{number}" for number in range(5)]
-        record = EvaluationRecord.of_retrieval(
-            results, names, "AudioSet-2M", "data_modules.AudioSetDataModule", {}, **(origin | changes)
-        )
-        return write_record(tmp_path / "runs" / name, record, retrieval_arrays(results))
+        record = make_record(results, names, "AudioSet-2M", "data_modules.AudioSetDataModule", {}, **(origin | changes))
+        return write_record(tmp_path / "runs" / name, record, score_arrays(results))
 
     return write
 
@@ -102,19 +99,16 @@ def test_build_table__retrieval_has_a_column_of_its_own(runs: Path) -> None:
 
 def test_by_weights__one_line_has_the_numbers_of_all_methods(runs: Path) -> None:
     table = build_table(read_records([runs])[0])
-    weights = by_weights(table)
-    assert weights is not None
     heads = ["AudioSet-2M retrieval, query by example: QbE mAP (%)", "AudioSet-2M, shallow classifier: accuracy (%)"]
-    assert sorted(weights.heads) == sorted(heads)
-    by_name = {name: dict(zip(weights.heads, values, strict=True)) for name, values in weights.rows}
-    assert set(by_name) == {"log-mel", "joint", "similarity"}
-    joint = by_name["joint"][heads[0]]
-    assert joint is not None
-    assert joint.mean == made_up_retrieval(0.5).mean_average_precision
-    assert by_name["log-mel"][heads[1]] is None
-    assert by_name["similarity"][heads[0]] is None
+    assert sorted(weights_heads(table)) == sorted(heads)
     text = weights_markdown(table)
-    assert f"**{100 * joint.mean:.1f}**" in text
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    cells = {name: {head: numbers[place] for place, head in enumerate(rows[0][1:])} for name, *numbers in rows[2:]}
+    assert set(cells) == {"log-mel", "joint", "similarity"}
+    joint = made_up_retrieval(0.5).mean_average_precision
+    assert cells["joint"][heads[0]] == f"**{100 * joint:.1f}**"
+    assert cells["log-mel"][heads[1]] == ""
+    assert cells["similarity"][heads[0]] == ""
     (line,) = (line for line in text.splitlines() if line.startswith("| joint"))
     assert line.count("**") == 4  # the best in both
 
@@ -122,7 +116,7 @@ def test_by_weights__one_line_has_the_numbers_of_all_methods(runs: Path) -> None
 def test_by_weights__of_one_method_there_is_none(write_run: Callable[..., Path], tmp_path: Path) -> None:
     write_run("a")
     table = build_table(read_records([tmp_path])[0])
-    assert by_weights(table) is None
+    assert table.judgements == []
     assert weights_markdown(table) == ""
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sslam.report.results import SplitCounts, read_records
-from sslam.report.tables import ACCURACY, MAP, Cell, Column, Metric, Row, Table, Value, build_table, csv_text, markdown
-from sslam.report.tables import origins_markdown as origins
+from sslam.report.tables import ACCURACY, MAP, Cell, Column, Metric, Row, Table, Value, build_table
+from sslam.report.texts import csv_text, markdown
+from sslam.report.texts import origins_markdown as origins
 from tests.report.conftest import made_up_results
 
 ESC50 = Column("ESC-50", "test")

@@ -11,7 +11,7 @@ from typing import Any
 
 import sslam
 from sslam.audio_files import find_audio_files, stated_size, write_bad_files
-from sslam.checkpoints import CheckpointError, read_checkpoint
+from sslam.checkpoints import CheckpointError
 from sslam.checkpoints.loading import file_sha256
 from sslam.commands.long_command import fail, run_long_command
 from sslam.devices import choose_device
@@ -168,10 +168,9 @@ def load_embedder(options: argparse.Namespace) -> AudioEmbedder:
     """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        checkpoint = read_checkpoint(options.checkpoint)
         try:
-            embedder = AudioEmbedder.of(
-                checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
+            embedder = AudioEmbedder.from_checkpoint(
+                options.checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
                 options.num_frames, options.mean, options.std,
             )  # fmt: skip
         except CheckpointError:

@@ -52,9 +52,9 @@ def main(args: list[str]) -> int:
         sys.stderr.write("sslam report: there are no results to report.\n")
         return 2
     # matplotlib takes a second, which a wrong folder need not wait for.
-    from sslam.report.by_weights import weights_markdown
     from sslam.report.page import write_page
-    from sslam.report.tables import build_table, csv_text, markdown, origins_markdown
+    from sslam.report.tables import build_table
+    from sslam.report.texts import csv_text, markdown, origins_markdown, weights_markdown
 
     table = build_table(runs)
     text = markdown(table) + weights_markdown(table)

@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sslam.checkpoints import Checkpoint, CheckpointError, read_checkpoint
+from sslam.checkpoints import Checkpoint, CheckpointError
+from sslam.checkpoints.provenance import read_encoder
 from sslam.frontends import Frontend, KaldiFbank, LogMel
-from sslam.networks import CNN14, AudioViT, Encoder
-from sslam.networks.audio_vit import LAYER_NORM_EPS
+from sslam.networks import CNN14, AudioViT, ClassifierHead, Encoder
 from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
 
 MAX_FRAMES = 768 * 16  # two minutes, what a published transformer takes
@@ -36,7 +36,7 @@ class Embeddings:
             windows of 25 ms: column t hears from 0.16 t to 0.16 t + 0.175 s, so its centre is at 0.16 t + 0.0875 s.
             CNN14 has columns of 32 frames.
         num_columns: Columns that hear some of the clip, int64 (B,).
-        logits: Of a classifier, (B, C); None for other checkpoints.
+        logits: Logits of a classifier, (B, C); None for other checkpoints.
     """
 
     clip: Tensor
@@ -46,10 +46,10 @@ class Embeddings:
     logits: Tensor | None
 
 
-class Head(NamedTuple):
-    """The classifier of a fine-tuned checkpoint."""
+class Classifier(NamedTuple):
+    """The head of a fine-tuned checkpoint, the tokens that it takes and what makes probabilities of its logits."""
 
-    layers: nn.Sequential
+    head: ClassifierHead
     pooling: Pooling
     activation: Literal["sigmoid", "softmax"]
 
@@ -76,14 +76,14 @@ class AudioEmbedder:
     never counts: the embedding of a clip does not depend on its batch mates, up to the rounding of matrix products.
 
     Args:
-        encoder: Takes the front end's features.
-        frontend: With the statistics that the encoder was trained with; its ``num_frames`` is not used.
-        pooling: Of ``Embeddings.clip``.
+        encoder: Encoder of the front end's features.
+        frontend: Front end with the statistics that the encoder was trained with; its ``num_frames`` is not used.
+        pooling: Pooling that makes ``Embeddings.clip``.
         num_frames: Frames that every clip is padded or cut to, a multiple of the patch size; None takes each clip's
             own. The published evaluations use 1024 for 10 s.
-        head: Classifier for ``Embeddings.logits``.
-        class_names: Of the classifier.
-        device: Where to compute; None takes a GPU if there is one.
+        classifier: Classifier for ``Embeddings.logits``.
+        class_names: Names of its classes.
+        device: Device to compute on; None takes a GPU if there is one.
 
     Raises:
         ValueError: If the pooling is unknown, or ``num_frames`` is no multiple of the patch size or too large.
@@ -95,7 +95,7 @@ class AudioEmbedder:
         frontend: Frontend,
         pooling: Pooling = "cls",
         num_frames: int | None = None,
-        head: Head | None = None,
+        classifier: Classifier | None = None,
         class_names: list[str] | None = None,
         device: str | torch.device | None = None,
     ) -> None:
@@ -120,7 +120,9 @@ class AudioEmbedder:
         self.frontend = any_length(**arguments).to(self.device)
         self.pooling: Pooling = pooling
         self.num_frames = num_frames
-        self.head = head._replace(layers=head.layers.to(self.device).eval()) if head else None
+        self.classifier = classifier
+        if classifier is not None:
+            classifier.head.to(self.device).eval()
         self.class_names = class_names or []
 
     @classmethod
@@ -138,7 +140,7 @@ class AudioEmbedder:
 
         Args:
             path: The file.
-            weights: Which encoder of a pre-trained file.
+            weights: Encoder of a pre-trained file: the student or the teacher.
             device: See the class.
             pooling: See the class.
             num_frames: See the class.
@@ -150,35 +152,21 @@ class AudioEmbedder:
             CheckpointError: If the file cannot be used.
             ValueError: See the class.
         """
-        return cls.of(read_checkpoint(path), weights, device, pooling, num_frames, mean, std)
-
-    @classmethod
-    def of(
-        cls,
-        checkpoint: Checkpoint,
-        weights: Literal["student", "teacher"] = "student",
-        device: str | torch.device | None = None,
-        pooling: Pooling = "cls",
-        num_frames: int | None = None,
-        mean: float | None = None,
-        std: float | None = None,
-    ) -> "AudioEmbedder":
-        """As :meth:`from_checkpoint`, of a checkpoint that was read already."""
-        encoder = checkpoint.build_encoder(weights)
-        if isinstance(encoder, CNN14):
-            checkpoint.build_frontend()  # which it must state: there is no published one
-        frontend: dict[str, Any] = {"num_mel_bins": encoder.num_mel_bins} | checkpoint.hyper_parameters.get(
-            "frontend", {}
-        )
-        frontend |= {name: value for name, value in {"mean": mean, "std": std}.items() if value is not None}
-        if not {"mean", "std"} <= frontend.keys():
+        trained = read_encoder(path, weights)
+        checkpoint = trained.checkpoint
+        frontend: Frontend = KaldiFbank(num_mel_bins=trained.encoder.num_mel_bins)
+        if "frontend" in checkpoint.hyper_parameters or isinstance(trained.encoder, CNN14):
+            frontend = trained.frontend()
+        elif mean is None or std is None:
             warnings.warn(
                 "The checkpoint does not state the mean and standard deviation of its log-mels, so AudioSet's -4.268 "
                 "and 4.569 are taken. Pass mean and std if it was trained with others.",
-                stacklevel=3,
+                stacklevel=2,
             )
-        made = LogMel(**frontend) if "log_offset" in frontend else KaldiFbank(**frontend)
-        return cls(encoder, made, pooling, num_frames, _head(checkpoint), checkpoint.class_names, device)
+        arguments: dict[str, Any] = frontend.architecture()
+        arguments |= {name: value for name, value in {"mean": mean, "std": std}.items() if value is not None}
+        frontend, classifier = type(frontend)(**arguments), _classifier(checkpoint)
+        return cls(trained.encoder, frontend, pooling, num_frames, classifier, checkpoint.class_names, device)
 
     @property
     def sample_rate(self) -> int:
@@ -193,7 +181,7 @@ class AudioEmbedder:
     @property
     def num_classes(self) -> int:
         """C, or 0 without a classifier."""
-        return 0 if self.head is None else len(self.head.layers[-1].bias)  # type: ignore[arg-type]
+        return 0 if self.classifier is None else self.classifier.head.head.out_features
 
     def columns_in(self, num_samples: Tensor) -> Tensor:
         """Columns of patches that hear some of a clip of so many samples; no more than ``num_frames`` allows."""
@@ -225,21 +213,21 @@ class AudioEmbedder:
         longest = int(num_columns_B.max())
         clip_BW = waveform_BT.new_empty(len(waveform_BT), self.clip_width)
         frames_BLD = waveform_BT.new_zeros(len(waveform_BT), longest, self.encoder.width)
-        logits_BC = waveform_BT.new_empty(len(waveform_BT), self.num_classes) if self.head else None
+        logits_BC = waveform_BT.new_empty(len(waveform_BT), self.num_classes) if self.classifier else None
         for num_columns in num_columns_B.unique().tolist():
             rows = (num_columns_B == num_columns).nonzero().squeeze(1)
             tokens_BPD = self._encode(waveform_BT[rows], num_samples_B[rows], num_columns)
             clip_BW[rows] = pool_tokens(tokens_BPD, self.pooling)
             frames_BLD[rows, :num_columns] = tokens_BPD[:, 1:].unflatten(1, (num_columns, -1)).mean(dim=2)
-            if self.head is not None and logits_BC is not None:
-                logits_BC[rows] = self.head.layers(pool_tokens(tokens_BPD, self.head.pooling))
+            if self.classifier is not None and logits_BC is not None:
+                logits_BC[rows] = self.classifier.head(pool_tokens(tokens_BPD, self.classifier.pooling))
         times_L = self.column_times(longest).to(self.device)
         return Embeddings(clip_BW, frames_BLD, times_L, own_columns_B, logits_BC)
 
     def probabilities(self, logits_BC: Tensor) -> Tensor:
-        """Of the classes, (B, C): each for itself, or summing to 1 where the classifier was trained for one label."""
-        assert self.head is not None
-        return logits_BC.sigmoid() if self.head.activation == "sigmoid" else logits_BC.softmax(dim=-1)
+        """Probabilities (B, C): each for itself, or summing to 1 where the classifier was trained for one label."""
+        assert self.classifier is not None
+        return logits_BC.sigmoid() if self.classifier.activation == "sigmoid" else logits_BC.softmax(dim=-1)
 
     def column_times(self, num_columns: int) -> Tensor:
         """Centres of the first columns in seconds, (L,)."""
@@ -300,14 +288,13 @@ class AudioEmbedder:
         return tokens_BPD
 
 
-def _head(checkpoint: Checkpoint) -> Head | None:
-    if "head.weight" not in checkpoint.tensors:
+def _classifier(checkpoint: Checkpoint) -> Classifier | None:
+    state = {name: value for name, value in checkpoint.tensors.items() if name.startswith(("fc_norm.", "head."))}
+    if "head.weight" not in state:
         return None
-    if "fc_norm.weight" not in checkpoint.tensors:
+    if "fc_norm.weight" not in state:
         raise CheckpointError("The file holds a classifier's head without its norm (fc_norm). Give a whole checkpoint.")
-    weight_CW = checkpoint.tensors["head.weight"]
-    norm = nn.LayerNorm(weight_CW.shape[1], eps=LAYER_NORM_EPS)
-    linear = nn.Linear(weight_CW.shape[1], weight_CW.shape[0])
-    for name, module in {"fc_norm.": norm, "head.": linear}.items():
-        module.load_state_dict({key: checkpoint.tensors[name + key] for key in ("weight", "bias")})
-    return Head(nn.Sequential(norm, linear), **checkpoint.hyper_parameters["head"])
+    num_classes, width = state["head.weight"].shape
+    head = ClassifierHead(width, num_classes)
+    head.load_state_dict(state)
+    return Classifier(head, **checkpoint.hyper_parameters["head"])

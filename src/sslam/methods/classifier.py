@@ -1,9 +1,9 @@
-"""What linear probe and fine-tuning share: a linear head on an encoder's pooled tokens, and how it is evaluated.
+"""What linear probe and fine-tuning share: classifiers on an encoder's pooled tokens, and how they are evaluated.
 
 Shape letters: B clips, L frames, F mel bins, W pooled width, C classes.
 """
 
-import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,85 +13,120 @@ from torch import Tensor, nn
 from sslam.losses import ClassificationLoss
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import ClassificationMetrics, ClassificationResults
-from sslam.networks.audio_vit import LAYER_NORM_EPS
-from sslam.networks.pooling import pooled_width
-from sslam.report.results import EvaluationRecord, classification_arrays
+from sslam.networks.heads import ClassifierHead
 
 
 class Classifier(EvaluatedEncoder):
-    """A pre-trained encoder whose pooled tokens go through LayerNorm and a linear head.
+    """A pre-trained encoder whose pooled tokens go through one classifier head, or through one for each seed.
 
     Args:
-        loss: Of logits and labels.
-        num_classes: Of the data.
-        **kwargs: Of :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
+        new_head: Makes a head from pooled width, number of classes and seed.
+        seeds: Seeds of several heads, whose metrics are averaged; None for one head from torch's global generator.
+        loss: Loss of logits and labels.
+        num_classes: Number of classes; None takes that of the data module, or of a checkpoint that is loaded.
+        **kwargs: Arguments of :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
 
     Raises:
-        ValueError: If there are fewer than two classes, or see
+        ValueError: If there are fewer than two classes, other classes than in the data, or seeds are equal; or see
             :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
     """
 
-    def __init__(self, loss: ClassificationLoss, num_classes: int, **kwargs: Any) -> None:
+    fc_norm: nn.Module
+    head: nn.Linear
+    results: list[ClassificationResults]
+    """What the last evaluation found on all clips of all processes, for each head."""
+
+    def __init__(
+        self,
+        new_head: Callable[[int, int, int | None], ClassifierHead],
+        seeds: Sequence[int] | None,
+        loss: ClassificationLoss,
+        num_classes: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
+        if seeds is not None and (not seeds or len(set(seeds)) < len(seeds)):
+            raise ValueError(f"seeds must be one or more different numbers, got {list(seeds)}.")
+        self.new_head = new_head
+        self.seeds = None if seeds is None else list(seeds)
         self.loss = loss
-        self.num_classes = num_classes
-        width = pooled_width(self.encoder.width, self.pooling)
-        self.fc_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.head = new_head(width, num_classes)
+        self.num_classes: int | None = None
         self.learning_rate = 0.0
         """Highest learning rate of the head; a method sets it."""
         self._loaded_training: dict[str, Any] = {}
-        self.results: list[ClassificationResults] = []
-        """Of the last evaluation on all clips of all processes; more than one where several heads were trained."""
+        self.results = []
         self._metrics: list[ClassificationMetrics] = []
+        # The weights of a head that is made later are those that it would have had if it had been made here.
+        self._random_state = torch.get_rng_state()
+        if num_classes is not None:
+            self._make_heads(num_classes)
 
-    # ---- the classifier ---------------------------------------------------------------------------------------------
+    # ---- the heads --------------------------------------------------------------------------------------------------
 
-    def embed(self, features_BLF: Tensor) -> Tensor:
-        """Pooled tokens (B, W) of normalised features."""
-        # What follows is in the head's precision also under autocast.
-        return self.pooled(features_BLF).to(self.fc_norm.weight.dtype)
+    def _make_heads(self, num_classes: int) -> None:
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
+        self.num_classes = num_classes
+        seeds: list[int] | list[None] = self.seeds or [None]
+        first, *others = (self.new_head(self.width, num_classes, seed) for seed in seeds)
+        # A linear one after LayerNorm has the names of published classifiers, by which it is tagged and exported with.
+        if isinstance(first.fc_norm, nn.LayerNorm) and len(first) == 2:
+            self.fc_norm, self.head = first.fc_norm, first.head
+        if self.seeds is not None:
+            self.probes = nn.ModuleList([first, *others])
+
+    def _make_heads_for(self, num_classes: int, source: str) -> None:
+        """Make the heads unless they are there, of as many classes.
+
+        Raises:
+            ValueError: If they have another number of classes.
+        """
+        if self.num_classes is None:
+            with torch.random.fork_rng(devices=[]):
+                torch.set_rng_state(self._random_state)
+                self._make_heads(num_classes)
+        elif self.num_classes != num_classes:
+            raise ValueError(
+                f"{source} has {num_classes} classes and the model {self.num_classes}. Leave num_classes out, and give "
+                "data and a checkpoint of the same classes."
+            )
+
+    @property
+    def heads(self) -> list[nn.Module]:
+        """The heads that are trained and evaluated: pooled tokens (B, W) to logits (B, C)."""
+        if self.num_classes is None:
+            raise ValueError("The number of classes is not known. Give num_classes, or load a checkpoint.")
+        return [nn.Sequential(self.fc_norm, self.head)] if self.seeds is None else list(self.probes)
 
     def forward(self, features_BLF: Tensor) -> Tensor:
-        """Logits (B, C) of normalised features (B, L, F)."""
-        return self.classify(self.embed(features_BLF))
-
-    def classify(self, embedding_BW: Tensor) -> Tensor:
-        """Logits (B, C) of pooled tokens (B, W)."""
-        logits_BC: Tensor = self.head(self.fc_norm(embedding_BW))
+        """Logits (B, C) of normalised features (B, L, F), by the first head."""
+        logits_BC: Tensor = self.heads[0](self.embed(features_BLF))
         return logits_BC
-
-    def all_logits(self, features_BLF: Tensor) -> list[Tensor]:
-        """Logits (B, C) of every head that is evaluated."""
-        return [self(features_BLF)]
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def what_is_random(cls, arguments: Mapping[str, Any]) -> str | None:
+        return super().what_is_random(arguments) or "The classifier's head has random weights: no ckpt_path was given."
+
     def setup(self, stage: str) -> None:
         super().setup(stage)
-        if stage != "predict" and len(self.class_names) != self.num_classes:
-            raise ValueError(
-                f"{type(self.trainer.datamodule).__name__} has {len(self.class_names)} classes and the model "  # type: ignore[attr-defined]
-                f"{self.num_classes}. Pass --model.num_classes {len(self.class_names)}."
-            )
-
-    def start_evaluation(self) -> None:
-        single_label = getattr(self.trainer.datamodule, "single_label", False)  # type: ignore[attr-defined]
-        self._metrics = [ClassificationMetrics(self.num_classes, single_label) for _ in range(self.num_heads)]
+        if stage != "predict":
+            self._make_heads_for(len(self.class_names), type(self.trainer.datamodule).__name__)  # type: ignore[attr-defined]
 
     @property
-    def num_heads(self) -> int:
-        """Heads that :meth:`all_logits` gives."""
-        return 1
+    def has_one_label(self) -> bool:
+        """Whether every clip of the data has exactly one class."""
+        return getattr(self.trainer.datamodule, "single_label", False)  # type: ignore[attr-defined]
 
-    def evaluation_step(self, batch: dict[str, Any]) -> None:
-        features_BLF = self.frontend(batch["waveform"], batch.get("num_samples"))
-        for metrics, logits_BC in zip(self._metrics, self.all_logits(features_BLF), strict=True):
-            metrics.update(
-                self.loss.log_probabilities(logits_BC), batch["labels"], batch["index"], batch.get("polyphony")
-            )
+    def start_evaluation(self) -> None:
+        self._metrics = [ClassificationMetrics(len(self.class_names), self.has_one_label) for _ in self.heads]
+
+    def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        embedding_BW = self.embed_clips(batch)
+        for metrics, head in zip(self._metrics, self.heads, strict=True):
+            scores_BC = self.loss.log_probabilities(head(embedding_BW))
+            metrics.update(scores_BC, batch["labels"], batch["index"], batch.get("polyphony"))
 
     def finish_evaluation(self, split: str) -> None:
         # Every process gathers the scores of all and computes the same numbers.
@@ -103,33 +138,13 @@ class Classifier(EvaluatedEncoder):
             # The mean over processes is of equal numbers.
             self.log(f"{split}/{name}", mean, prog_bar=name == "map", sync_dist=True)
 
-    def record(self, **origin: Any) -> EvaluationRecord:
-        return EvaluationRecord.of(self.results, self.class_names, **origin)
-
-    def score_arrays(self) -> dict[str, Any]:
-        return classification_arrays(self.results)
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Probabilities (B, C) and pooled tokens ``embedding`` (B, W) of whole clips, with the clips' ``index``."""
-        embedding_BW = self.embed(self.frontend(batch["waveform"], batch.get("num_samples")))
-        probabilities_BC = self.loss.log_probabilities(self.classify(embedding_BW)).exp()
-        return {"index": batch["index"], "probabilities": probabilities_BC, "embedding": embedding_BW.float()}
+        embedding_BW = self.embed_clips(batch)
+        probabilities_BC = self.loss.log_probabilities(self.heads[0](embedding_BW)).exp()
+        return {"index": batch["index"], "probabilities": probabilities_BC, "embedding": embedding_BW}
 
     # ---- training ---------------------------------------------------------------------------------------------------
-
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole training, which the learning rate follows.
-
-        Raises:
-            ValueError: If the training has no end.
-        """
-        steps = self.trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ValueError(
-                "The learning rate follows the length of training, and trainer.max_steps and trainer.max_epochs are "
-                "both -1. Pass --trainer.max_steps or --trainer.max_epochs."
-            )
-        return int(steps)
 
     def training_facts(self) -> dict[str, Any]:
         """``epoch``, ``step``, ``seed`` and highest ``learning_rate`` of the training that the weights come from."""
@@ -138,32 +153,17 @@ class Classifier(EvaluatedEncoder):
         return super().training_facts() | {"learning_rate": self.learning_rate}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Plain values, so that the classifier can be rebuilt from the file alone.
-        checkpoint["architecture"] = {
-            "encoder": self.encoder.architecture(),
-            "frontend": self.frontend.architecture(),
-            "head": {"pooling": self.pooling, "activation": self.loss.activation},
-        }
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["architecture"]["head"] = {"pooling": self.pooling, "activation": self.loss.activation}
         checkpoint["class_names"] = self.class_names
         checkpoint["provenance"] = self.provenance
         checkpoint["training"] = self.training_facts()
 
+    def prepare_to_load(self, checkpoint: Mapping[str, Any]) -> None:
+        if "class_names" in checkpoint:
+            self._make_heads_for(len(checkpoint["class_names"]), "The checkpoint")
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.prepare_to_load(checkpoint)
         self.provenance = checkpoint["provenance"]
         self._loaded_training = checkpoint["training"]
-
-
-class Head(nn.Linear):
-    """A linear layer that autocast leaves alone: scores rounded to bfloat16 tie, which moves average precision."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return super().forward(input)
-
-
-def new_head(width: int, num_classes: int, generator: torch.Generator | None = None) -> Head:
-    """A linear head as published: weights normal with standard deviation 0.02 (cut off far out), biases 0."""
-    head = Head(width, num_classes)
-    nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
-    nn.init.zeros_(head.bias)
-    return head

@@ -1,35 +1,42 @@
 """Fine-tuning of a whole pre-trained encoder, as EAT and SSLAM do it (SSLAM sec. 4 and its appendix).
 
-Shape letters: B clips, T samples, L frames, F mel bins, C classes.
+Shape letters: B clips, T samples, L frames, F mel bins, W pooled width, C classes.
 """
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sslam.methods.classifier import Classifier
-from sslam.optim import PEAK, layer_decayed_groups, warmup_cosine
-from sslam.transforms import Augmentation, RandomSource
+from sslam.networks.heads import ClassifierHead
+from sslam.optim import layer_decayed_groups, warmup_cosine
+from sslam.transforms import Augmentation
 
 
 class FineTune(Classifier):
     """Encoder and head learn together from augmented clips, lower layers more slowly.
 
-    The length of training is the trainer's, ``max_steps`` or ``max_epochs``.
+    With ``freeze_encoder`` the head learns alone: the published linear evaluation of SPASS, whose encoder sees every
+    clip anew. The length of training is the trainer's, ``max_steps`` or ``max_epochs``.
 
     Args:
-        augmentation: Of the training clips.
-        learning_rate: Highest learning rate, of the head. Published: 5e-5, on Speech Commands 2e-4.
+        augmentation: Augmentation of the training clips.
+        learning_rate: Highest learning rate, that of the head. Published: 5e-5, on Speech Commands 2e-4.
         warmup_fraction: Share of the run in which the learning rate rises; all published recipes have a tenth.
-        min_learning_rate: Where the half cosine starts and ends.
+        min_learning_rate: Learning rate at which the half cosine starts and ends.
         layer_decay: Learning rate of a block over that of the block above it.
         weight_decay: Decoupled weight decay of Adam.
         weight_decay_exempt_1d: Give biases and norm weights no decay. The published code means to, but through a
             mistake decays everything; the reproduction YAMLs set this to false.
-        betas: Of Adam.
-        drop_path: Stochastic depth of the last block, rising linearly from 0 at the first one.
-        **kwargs: Of :class:`~sslam.methods.classifier.Classifier`.
+        betas: Betas of Adam.
+        drop_path: Stochastic depth of the last block, rising linearly from 0 at the first one; on a frozen encoder too,
+            as in the published code.
+        freeze_encoder: Leave the encoder as it is. Tables then call the method a linear probe.
+        seeds: Seeds of several heads that learn at once on a frozen encoder; None for one head, from the run's seed.
+        **kwargs: Arguments of :class:`~sslam.methods.classifier.Classifier`.
 
     Raises:
         ValueError: If a value is out of its range, or see :class:`~sslam.methods.classifier.Classifier`.
@@ -46,15 +53,19 @@ class FineTune(Classifier):
         weight_decay_exempt_1d: bool = True,
         betas: tuple[float, float] = (0.9, 0.95),
         drop_path: float = 0.1,
+        freeze_encoder: bool = False,
+        seeds: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(drop_path=drop_path, **kwargs)
+        super().__init__(ClassifierHead, seeds, drop_path=drop_path, **kwargs)
         if learning_rate <= 0:
             raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
         if not 0 <= warmup_fraction < 1:
             raise ValueError(f"warmup_fraction must be at least 0 and less than 1, got {warmup_fraction}.")
         if not 0 < layer_decay <= 1:
             raise ValueError(f"layer_decay must be greater than 0 and at most 1, got {layer_decay}.")
+        if seeds is not None and not freeze_encoder:
+            raise ValueError(f"seeds need a frozen encoder, got {list(seeds)}. Set freeze_encoder, or give no seeds.")
         self.augmentation = augmentation
         self.learning_rate = learning_rate
         self.warmup_fraction = warmup_fraction
@@ -63,38 +74,61 @@ class FineTune(Classifier):
         self.weight_decay = weight_decay
         self.weight_decay_exempt_1d = weight_decay_exempt_1d
         self.betas = betas
+        self.is_frozen = freeze_encoder
+        if freeze_encoder:
+            self.freeze_encoder()
+
+    @property
+    def name(self) -> str:
+        return "LinearProbe" if self.is_frozen else super().name
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        random = RandomSource.seeded(self.device, torch.initial_seed(), self.global_rank, self.global_step, batch_idx)
+        random = self.random_source(batch_idx)
         waveform_BT = self.augmentation.waveforms(batch["waveform"], batch["num_samples"], random)
         features_BLF = self.frontend(waveform_BT, batch["num_samples"])
         features_BLF, labels_BC = self.augmentation.features(features_BLF, batch["labels"], random)
         with random.as_global():  # which stochastic depth draws from
-            logits_BC = self(features_BLF)
-        loss: Tensor = self.loss(logits_BC, labels_BC)
-        self.log("train/loss", loss.detach(), prog_bar=True)
+            embedding_BW = self.embed(features_BLF)
+        losses = [self.loss(head(embedding_BW), labels_BC) for head in self.heads]
+        # A sum, so that every head has the gradient it would have alone.
+        loss = torch.stack(losses).sum()
+        self.log("train/loss", loss.detach() / len(losses), prog_bar=True)
         return loss
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, torch.optim.Optimizer)
-        for group in optimizer.param_groups:
-            group["lr"] = self.learning_rate_at(self.global_step, group[PEAK])
-        self.log("train/learning_rate", self.learning_rate_at(self.global_step, self.learning_rate))
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole training, which the learning rate follows.
+
+        Raises:
+            ValueError: If the training has no end.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError(
+                "The learning rate follows the length of training, and the trainer's max_steps and max_epochs are both "
+                "-1. Give one of them."
+            )
+        return int(steps)
 
     def learning_rate_at(self, step: int, peak: float) -> float:
-        """Learning rate of optimizer step ``step`` (from 0) of parameters with this highest one."""
         total_steps = self.total_steps()
         warmup_steps = int(self.warmup_fraction * total_steps)
         return warmup_cosine(step, peak, warmup_steps, total_steps, self.min_learning_rate)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        progress = checkpoint.get("loops", {}).get("fit_loop", {})
+        manual = progress.get("epoch_loop.manual_optimization.optim_step_progress")
+        if manual and manual["total"]["completed"]:
+            # Heads on a frozen encoder were trained by a linear probe, which counted its steps itself.
+            progress["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"] = manual
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups = layer_decayed_groups(
             self.encoder,
-            [self.fc_norm, self.head],
+            self.heads,
             self.learning_rate,
             self.layer_decay,
             self.weight_decay,
             self.weight_decay_exempt_1d,
         )
-        return torch.optim.AdamW(groups, betas=self.betas, eps=1e-8, fused=True)
+        return torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, eps=1e-8, fused=True)

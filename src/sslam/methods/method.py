@@ -114,6 +114,8 @@ class Method(pl.LightningModule):
         return peak
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        if not self.automatic_optimization:
+            return  # the method steps its optimizers itself
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         for group in optimizer.param_groups:
@@ -146,6 +148,9 @@ class Method(pl.LightningModule):
     def stated_networks(self) -> dict[str, nn.Module]:
         """Networks and front end by their role, such as ``encoder``; each has ``architecture()``."""
         raise NotImplementedError
+
+    def prepare_to_load(self, checkpoint: Mapping[str, Any]) -> None:
+        """Makes what has the shapes that a checkpoint tells, before its tensors are compared or loaded."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values, so that the networks can be rebuilt from the file alone.

@@ -1,6 +1,6 @@
 """Query-by-example retrieval from whole clips (Fonseca et al. 2021, sec. 4.1).
 
-Shape letters: B clips, L frames, F mel bins, W pooled width, C classes.
+Shape letters: B clips, W pooled width.
 """
 
 from typing import Any
@@ -10,8 +10,6 @@ from torch import Tensor
 
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import RetrievalMetrics, RetrievalResults
-from sslam.networks.pooling import pooled_width
-from sslam.report.results import EvaluationRecord, retrieval_arrays
 
 
 class QueryByExample(EvaluatedEncoder):
@@ -21,8 +19,8 @@ class QueryByExample(EvaluatedEncoder):
     leaves open of it are in :func:`~sslam.metrics.query_by_example_map`.
 
     Args:
-        examples_per_class: Clips of each class that are compared. Published: "around 100".
-        **kwargs: Of :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
+        examples_per_class: Number of clips of each class that are compared. Published: "around 100".
+        **kwargs: Arguments of :class:`~sslam.methods.evaluated_encoder.EvaluatedEncoder`.
 
     Raises:
         ValueError: If there are fewer than two examples, or see
@@ -30,30 +28,22 @@ class QueryByExample(EvaluatedEncoder):
     """
 
     needs_training = False
-    """``sslam evaluate`` runs ``sslam test`` alone."""
 
     def __init__(self, examples_per_class: int = 100, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if examples_per_class < 2:
             raise ValueError(f"examples_per_class must be at least 2, to have a pair, got {examples_per_class}.")
         self.examples_per_class = examples_per_class
-        self.encoder.requires_grad_(False)
+        self.freeze_encoder()
         self.results: RetrievalResults | None = None
-        """Of the last evaluation on all clips of all processes."""
         self._metrics: RetrievalMetrics | None = None
 
-    def forward(self, features_BLF: Tensor) -> Tensor:
-        """Embeddings (B, W), float32, of normalised features (B, L, F)."""
-        return self.pooled(features_BLF).float()
-
     def start_evaluation(self) -> None:
-        width = pooled_width(self.encoder.width, self.pooling)
-        self._metrics = RetrievalMetrics(len(self.class_names), width, self.examples_per_class)
+        self._metrics = RetrievalMetrics(len(self.class_names), self.width, self.examples_per_class)
 
-    def evaluation_step(self, batch: dict[str, Any]) -> None:
+    def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         assert self._metrics is not None
-        embedding_BW = self(self.frontend(batch["waveform"], batch.get("num_samples")))
-        self._metrics.update(embedding_BW, batch["labels"], batch["index"])
+        self._metrics.update(self.embed_clips(batch), batch["labels"], batch["index"])
 
     def finish_evaluation(self, split: str) -> None:
         assert self._metrics is not None
@@ -63,18 +53,9 @@ class QueryByExample(EvaluatedEncoder):
         for name, value in self.results.scalars().items():
             self.log(f"{split}/{name}", value, prog_bar=True, sync_dist=True)
 
-    def record(self, **origin: Any) -> EvaluationRecord:
-        assert self.results is not None
-        return EvaluationRecord.of_retrieval(self.results, self.class_names, **origin)
-
-    def score_arrays(self) -> dict[str, Any]:
-        assert self.results is not None
-        return retrieval_arrays(self.results)
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips ``embedding`` (B, W), with the clips' ``index``."""
-        embedding_BW = self(self.frontend(batch["waveform"], batch.get("num_samples")))
-        return {"index": batch["index"], "embedding": embedding_BW}
+        return {"index": batch["index"], "embedding": self.embed_clips(batch)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         raise ValueError(

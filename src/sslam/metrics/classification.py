@@ -12,14 +12,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
     multilabel_auroc,
     multilabel_average_precision,
 )
-from torchmetrics.utilities import dim_zero_cat
-from torchmetrics.utilities.distributed import gather_all_tensors
+
+from sslam.metrics.clips import ClipMetric
 
 UNKNOWN = -1  # polyphony of a clip without onsets
 
@@ -70,42 +69,35 @@ class ClassificationResults(NamedTuple):
         return scalars if self.accuracy is None else scalars | {"accuracy": self.accuracy}
 
 
-class ClassificationMetrics(Metric):
-    """Collects the scores of all clips, on the CPU and in float32, and computes once from all of them.
+class ClassificationMetrics(ClipMetric):
+    """Collects the scores of all clips and computes once from all of them.
 
     * mAP: mean of the average precision over the classes that have clips (AudioSet's convention).
     * d': sqrt(2) times the inverse normal distribution of the mean AUC, over classes with positives and negatives.
     * lwlrap: label-weighted label-ranking average precision (DCASE 2019, task 2).
     * accuracy: share of clips whose highest score is their class's; of equal scores the first counts.
 
-    Several processes gather their scores, however unevenly they share the clips, and find the same numbers as one.
-
     Args:
-        num_classes: C, at least 2.
+        num_classes: Number of classes C, at least 2.
         single_label: Whether every clip has exactly one class.
-        **kwargs: Of :class:`torchmetrics.Metric`.
+        **kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: If there are fewer than two classes.
     """
 
-    full_state_update = False
     scores: list[Tensor]
-    labels: list[Tensor]
-    index: list[Tensor]
     polyphony: list[Tensor]
 
     def __init__(self, num_classes: int, single_label: bool, **kwargs: Any) -> None:
-        super().__init__(**{"dist_sync_fn": _gather, **kwargs})
         if num_classes < 2:
             raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
-        self.num_classes = num_classes
+        super().__init__("scores", num_classes, num_classes, **kwargs)
         self.single_label = single_label
-        for state in ("scores", "labels", "index", "polyphony"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
+        self.add_column("polyphony", torch.zeros(0, dtype=torch.int64))
 
     def update(self, scores_BC: Tensor, labels_BC: Tensor, index_B: Tensor, polyphony_B: Tensor | None = None) -> None:
-        """Add a batch.
+        """Add a batch, as in :meth:`ClipMetric.update`.
 
         Args:
             scores_BC: The higher, the surer: logits or probabilities, of which only the order counts. mAP and d'
@@ -115,43 +107,16 @@ class ClassificationMetrics(Metric):
             polyphony_B: Largest number of events that sound at once, where it is known.
 
         Raises:
-            ValueError: If shapes do not fit, a score is not finite, or labels are not what they should be.
+            ValueError: Also if a clip of single-label data does not have one label.
         """
-        scores_BC, labels_BC, index_B = scores_BC.detach().float().cpu(), labels_BC.cpu(), index_B.cpu()
-        expected = (len(index_B), self.num_classes)
-        for name, tensor in (("scores", scores_BC), ("labels", labels_BC)):
-            if tensor.shape != expected:
-                raise ValueError(f"{name} must have shape {expected} (clips, classes), got {tuple(tensor.shape)}.")
-        if not (finite_B := scores_BC.isfinite().all(dim=1)).all():
+        super().update(scores_BC, labels_BC, index_B)
+        num_labels_B = self.labels[-1].sum(dim=1)
+        if self.single_label and not (has_one_B := num_labels_B == 1).all():
             raise ValueError(
-                f"The scores of clip {index_B[~finite_B][0]} are not finite. Evaluate in fp32 (--trainer.precision "
-                "32-true); if that does not help, the weights have diverged: train with a lower learning rate."
+                f"Clip {index_B.cpu()[~has_one_B][0]} has {num_labels_B[~has_one_B][0]} labels, and in single-label "
+                "data a clip has one. Correct the labels, or evaluate as multi-label data."
             )
-        is_positive_BC = labels_BC == 1
-        if not (is_label_B := (is_positive_BC | (labels_BC == 0)).all(dim=1)).all():
-            raise ValueError(
-                f"The labels of clip {index_B[~is_label_B][0]} are not all 0 or 1. Evaluate on labels that were not "
-                "mixed or smoothed."
-            )
-        if self.single_label and not (has_one_B := is_positive_BC.sum(dim=1) == 1).all():
-            clip = (~has_one_B).nonzero()[0, 0]
-            raise ValueError(
-                f"Clip {index_B[clip]} has {is_positive_BC[clip].sum()} labels, and in single-label data a clip has "
-                "one. Correct the labels, or evaluate as multi-label data."
-            )
-        self.scores.append(scores_BC)
-        self.labels.append(is_positive_BC)
-        self.index.append(index_B)
-        self.polyphony.append(torch.full_like(index_B, UNKNOWN) if polyphony_B is None else polyphony_B.cpu())
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        if not self.scores:
-            # What a process without any clip exchanges must have the shape and type of what the others have.
-            self.scores.append(torch.zeros(0, self.num_classes))
-            self.labels.append(torch.zeros(0, self.num_classes, dtype=torch.bool))
-            self.index.append(torch.zeros(0, dtype=torch.int64))
-            self.polyphony.append(torch.zeros(0, dtype=torch.int64))
-        super().sync(*args, **kwargs)
+        self.polyphony.append(torch.full((len(index_B),), UNKNOWN) if polyphony_B is None else polyphony_B.cpu())
 
     def compute(self) -> ClassificationResults:
         """Metrics over the clips of all processes.
@@ -159,17 +124,7 @@ class ClassificationMetrics(Metric):
         Raises:
             ValueError: If there is no clip, one was scored twice, or polyphony is known of a part of them only.
         """
-        index_N, order_N = dim_zero_cat(self.index).sort()
-        if not len(index_N):
-            raise ValueError("No clip was scored. Check that the evaluation set has clips that can be read.")
-        scores_NC, labels_NC, polyphony_N = (
-            dim_zero_cat(state)[order_N] for state in (self.scores, self.labels, self.polyphony)
-        )
-        if len(twice := index_N[1:][index_N.diff() == 0]):
-            raise ValueError(
-                f"Clip {twice[0]} was scored more than once. Every clip must be evaluated exactly once, as the data "
-                "modules' loaders do it; PyTorch's DistributedSampler repeats clips."
-            )
+        scores_NC, labels_NC, index_N, polyphony_N = self.collected().values()
         has_polyphony = bool((polyphony_N != UNKNOWN).all())
         if not has_polyphony and (polyphony_N != UNKNOWN).any():
             raise ValueError(
@@ -203,13 +158,6 @@ class ClassificationMetrics(Metric):
             index_N=index_N.numpy(),
             polyphony_N=polyphony_N.numpy() if has_polyphony else None,
         )
-
-
-def _gather(tensor: Tensor, group: Any = None) -> list[Tensor]:
-    """The tensor of every process, on the CPU."""
-    # NCCL exchanges only what is on the GPU.
-    through = "cuda" if torch.distributed.get_backend(group) == "nccl" else "cpu"
-    return [part.cpu() for part in gather_all_tensors(tensor.to(through), group)]
 
 
 def dense_ranks(scores_NC: Tensor) -> Tensor:

@@ -11,11 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from sslam.devices import widest_float
-from sslam.metrics.classification import _gather
+from sslam.metrics.clips import ClipMetric
 
 # Similarities are compared in steps of 2^-24, the resolution of float32 just below 1. Steps make equal what only the
 # order of summation makes different, so that ties are ties whatever the order of the clips.
@@ -89,7 +87,7 @@ def query_by_example_map(
     if not (finite_N := embeddings_ND.isfinite().all(dim=1)).all():
         raise ValueError(
             f"The embeddings of {(~finite_N).sum()} of {len(finite_N)} clips are not finite. Embed in fp32 "
-            "(--trainer.precision 32-true); if that does not help, the weights have diverged."
+            "(precision 32-true); if that does not help, the weights have diverged."
         )
     directions_ND = embeddings_ND.detach().to(widest_float(embeddings_ND.device))
     norm_N1 = directions_ND.norm(dim=1, keepdim=True)
@@ -107,7 +105,7 @@ def query_by_example_map(
 
 
 def _average_precision(directions_ND: Tensor, examples_P: Tensor, without_Q: Tensor) -> float:
-    """Of one class, from unit vectors and the rows of its examples and of the clips without it."""
+    """Average precision of a class, from unit vectors and the rows of its examples and of the clips without it."""
     if len(examples_P) < 2 or not len(without_Q):
         return math.nan
     examples_PD = directions_ND[examples_P]
@@ -141,10 +139,10 @@ class RetrievalResults(NamedTuple):
         num_compared_clips: Those in the trials; the others are an example of no class.
         num_zero_embeddings: Clips compared whose embedding is zeros: similar to none.
         num_classes: C.
-        num_classes_with_trials: Those in the mean; see :attr:`classes_left_out`.
+        num_classes_with_trials: Classes in the mean: those with two examples and a clip that lacks them.
         mean_average_precision: QbE mAP, in [0, 1]; nan where no class has trials.
         chance: Mean share of target trials in these classes: about what random embeddings reach.
-        average_precision_C: Of every class, nan for those left out.
+        average_precision_C: Average precision of every class, nan for those left out.
         num_examples_C: Examples of every class.
         num_targets_C: Target trials, pairs of examples.
         num_non_targets_C: Non-target trials, pairs of an example and a clip without the class.
@@ -162,94 +160,41 @@ class RetrievalResults(NamedTuple):
     num_targets_C: NDArray[np.int64]
     num_non_targets_C: NDArray[np.int64]
 
-    @property
-    def classes_left_out(self) -> list[int]:
-        """Classes with fewer than two examples or without a clip that lacks them."""
-        return np.flatnonzero(np.isnan(self.average_precision_C)).tolist()
-
     def scalars(self) -> dict[str, float]:
         """For logging: ``qbe_map``."""
         return {"qbe_map": self.mean_average_precision}
 
 
-class RetrievalMetrics(Metric):
-    """Collects the embeddings of all clips, on the CPU and in float32, and computes :func:`query_by_example_map` once.
+class RetrievalMetrics(ClipMetric):
+    """Collects the embeddings of all clips and computes :func:`query_by_example_map` once.
 
     Of every class, the first ``examples_per_class`` clips in one random order of all clips are its examples; the clips
     that are an example of any class make up the set that is compared. So a class that is everywhere (speech, music)
     has no more trials than the others, and the same clips are drawn at every evaluation.
 
-    Several processes gather their embeddings, however unevenly they share the clips, and find the same numbers as one.
-
     Args:
-        num_classes: C.
+        num_classes: Number of classes C.
         width: Embedding size D.
-        examples_per_class: Published: "around 100". None for all.
-        seed: Of the random order.
-        **kwargs: Of :class:`torchmetrics.Metric`.
+        examples_per_class: Number of examples of a class. Published: "around 100". None for all.
+        seed: Seed of the random order.
+        **kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
         ValueError: If there is no class, no width, or fewer than two examples.
     """
 
-    full_state_update = False
     embeddings: list[Tensor]
-    labels: list[Tensor]
-    index: list[Tensor]
 
     def __init__(
         self, num_classes: int, width: int, examples_per_class: int | None = 100, seed: int = 0, **kwargs: Any
     ) -> None:
-        super().__init__(**{"dist_sync_fn": _gather, **kwargs})
         if num_classes < 1 or width < 1:
             raise ValueError(f"num_classes and width must be at least 1, got {num_classes} and {width}.")
         if examples_per_class is not None and examples_per_class < 2:
             raise ValueError(f"examples_per_class must be at least 2, to have a pair, got {examples_per_class}.")
-        self.num_classes = num_classes
-        self.width = width
+        super().__init__("embeddings", width, num_classes, **kwargs)
         self.examples_per_class = examples_per_class
         self.seed = seed
-        for state in ("embeddings", "labels", "index"):
-            self.add_state(state, default=[], dist_reduce_fx="cat")
-
-    def update(self, embeddings_BD: Tensor, labels_BC: Tensor, index_B: Tensor) -> None:
-        """Add a batch.
-
-        Args:
-            embeddings_BD: One embedding per clip, of any length.
-            labels_BC: 1 for the classes of a clip, 0 for the others.
-            index_B: What tells a clip from all others.
-
-        Raises:
-            ValueError: If shapes do not fit, an embedding is not finite, or a label is not 0 or 1.
-        """
-        embeddings_BD, labels_BC, index_B = embeddings_BD.detach().float().cpu(), labels_BC.cpu(), index_B.cpu()
-        for name, tensor, size in (("embeddings", embeddings_BD, self.width), ("labels", labels_BC, self.num_classes)):
-            if tensor.shape != (len(index_B), size):
-                raise ValueError(f"{name} must have shape {(len(index_B), size)}, got {tuple(tensor.shape)}.")
-        if not (finite_B := embeddings_BD.isfinite().all(dim=1)).all():
-            raise ValueError(
-                f"The embeddings of {(~finite_B).sum()} of {len(finite_B)} clips are not finite, the first is clip "
-                f"{index_B[~finite_B][0]}. Embed in fp32 (--trainer.precision 32-true); if that does not help, the "
-                "weights have diverged."
-            )
-        has_class_BC = labels_BC == 1
-        if not (is_label_B := (has_class_BC | (labels_BC == 0)).all(dim=1)).all():
-            raise ValueError(
-                f"The labels of clip {index_B[~is_label_B][0]} are not all 0 or 1. Evaluate on labels that were not "
-                "mixed or smoothed."
-            )
-        self.embeddings.append(embeddings_BD)
-        self.labels.append(has_class_BC)
-        self.index.append(index_B)
-
-    def sync(self, *args: Any, **kwargs: Any) -> None:
-        if not self.index:
-            # What a process without any clip exchanges must have the shape and type of what the others have.
-            self.embeddings.append(torch.zeros(0, self.width))
-            self.labels.append(torch.zeros(0, self.num_classes, dtype=torch.bool))
-            self.index.append(torch.zeros(0, dtype=torch.int64))
-        super().sync(*args, **kwargs)
 
     def compute(self) -> RetrievalResults:
         """Retrieval among the clips of all processes.
@@ -257,15 +202,7 @@ class RetrievalMetrics(Metric):
         Raises:
             ValueError: If there is no clip or one was embedded twice.
         """
-        index_N, order_N = dim_zero_cat(self.index).sort()
-        if not len(index_N):
-            raise ValueError("No clip was embedded. Check that the evaluation set has clips that can be read.")
-        if len(twice := index_N[1:][index_N.diff() == 0]):
-            raise ValueError(
-                f"Clip {twice[0]} was embedded more than once. Every clip must be evaluated exactly once, as the data "
-                "modules' loaders do it; PyTorch's DistributedSampler repeats clips."
-            )
-        embeddings_ND, labels_NC = dim_zero_cat(self.embeddings)[order_N], dim_zero_cat(self.labels)[order_N]
+        embeddings_ND, labels_NC, index_N = self.collected().values()
         examples_NC = draw_examples(labels_NC, self.examples_per_class, self.seed)
         compared_N = examples_NC.any(dim=1)
         scores = query_by_example_map(embeddings_ND[compared_N], labels_NC[compared_N], examples_NC[compared_N])

@@ -3,7 +3,7 @@
 from sslam.networks.audio_vit import AudioViT, Encoder
 from sslam.networks.cnn14 import CNN14
 from sslam.networks.conv_decoder import ConvDecoder
-from sslam.networks.heads import CoincidenceHead, ProjectionHead
+from sslam.networks.heads import ClassifierHead, CoincidenceHead, ProjectionHead
 from sslam.networks.mean_features import MeanFeatures
 from sslam.networks.tdcn import TDCN, Separator
 
@@ -11,6 +11,7 @@ __all__ = [
     "CNN14",
     "TDCN",
     "AudioViT",
+    "ClassifierHead",
     "CoincidenceHead",
     "ConvDecoder",
     "Encoder",

@@ -1,15 +1,78 @@
-"""Heads of contrastive learning (Fonseca et al. 2021, sec. 4.2). Used in training only: embeddings are taken below.
+"""Heads on an encoder: the classifier, and those of contrastive learning (Fonseca et al. 2021, sec. 4.2).
 
-Shape letters: B and N clips, R rows of a chunk, D width, H hidden width.
+The latter are used in training only: embeddings are taken below them.
+
+Shape letters: B and N clips, R rows of a chunk, D width, W pooled width, H hidden width, C classes.
 """
+
+from collections import OrderedDict
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sslam.networks.audio_vit import LAYER_NORM_EPS
+
+Normalisation = Literal["layer_norm", "l2"]
+
 # Pairs whose hidden layers are held at once: 32 MiB per layer at the published 512 units.
 PAIRS_AT_ONCE = 2**14
+
+
+class UnitLength(nn.Module):
+    """Embeddings (..., W) divided by their Euclidean norm; zeros stay zeros."""
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return F.normalize(embedding, dim=-1)
+
+
+class Float32Linear(nn.Linear):
+    """A linear layer that autocast leaves alone: scores rounded to bfloat16 tie, which moves average precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return super().forward(input)
+
+
+class ClassifierHead(nn.Sequential):
+    """Pooled tokens (B, W), float32, to logits (B, C): normalisation, a hidden layer with ReLU if wanted, a linear one.
+
+    The layers are ``fc_norm``, ``hidden`` and ``head``, the first and last of them as in published fine-tuned files.
+    Initial weights of the last one are normal with standard deviation 0.02 (cut off far out), as published.
+
+    Args:
+        width: Pooled width W.
+        num_classes: Number of classes C.
+        seed: Seed of the initial weights; None takes torch's global generator.
+        hidden_width: Units H of the hidden layer; None for a linear classifier.
+        normalisation: ``layer_norm`` with a gain and an offset that are learnt, or ``l2``: to length 1.
+    """
+
+    fc_norm: nn.LayerNorm | UnitLength
+    head: Float32Linear
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        seed: int | None = None,
+        hidden_width: int | None = None,
+        normalisation: Normalisation = "layer_norm",
+    ) -> None:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        layers["fc_norm"] = UnitLength() if normalisation == "l2" else nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        if hidden_width is not None:
+            layers["hidden"] = hidden = Float32Linear(width, hidden_width)
+            nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(hidden.bias)
+            layers["relu"] = nn.ReLU()
+        layers["head"] = head = Float32Linear(hidden_width or width, num_classes)
+        nn.init.trunc_normal_(head.weight, std=0.02, generator=generator)
+        nn.init.zeros_(head.bias)
+        super().__init__(layers)
 
 
 class ProjectionHead(nn.Sequential):

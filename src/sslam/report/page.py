@@ -3,7 +3,7 @@
 import base64
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 
 import sslam
 from sslam.report import pictures
-from sslam.report.by_weights import by_weights, is_best
 from sslam.report.results import Run
-from sslam.report.tables import METRICS, SHORT_HASH, Column, Table
+from sslam.report.tables import METRICS, SHORT_HASH, Column, Row, Table
+from sslam.report.texts import weights_heads
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; max-width: 84rem; margin: 2rem auto;
@@ -100,7 +100,7 @@ def write_page(folder: Path, table: Table, problems: Sequence[str]) -> list[Path
     Args:
         folder: Exists already.
         table: At least one cell.
-        problems: Of files that could not be used.
+        problems: Messages about files that could not be used.
 
     Returns:
         The files that were written, the page first.
@@ -156,14 +156,13 @@ def write_page(folder: Path, table: Table, problems: Sequence[str]) -> list[Path
 def summary(table: Table) -> str:
     """What was compared, in one sentence or two."""
     runs = sum(len(cell.runs) for cell in table.cells.values())
-    names = list(dict.fromkeys(row.name for row in table.rows))
     today = f"{datetime.now().astimezone():%Y-%m-%d %H:%M}"
     methods = [method.lower() for method in table.methods]
     data = [column.name for column in table.columns]
     number = "1 run" if runs == 1 else f"{runs} runs"
     return (
-        f"Compared: {listed(names)}. Methods: {listed(methods)}. Data: {listed(data)}. {number}; written {today} by "
-        f"sslam {sslam.__version__}."
+        f"Compared: {listed(table.names)}. Methods: {listed(methods)}. Data: {listed(data)}. {number}; written {today} "
+        f"by sslam {sslam.__version__}."
     )
 
 
@@ -178,66 +177,57 @@ def bullets(title: str, lines: Sequence[str]) -> Element:
     return element("div", element("strong", title), items, class_="warning")
 
 
-def scrolling(table: Element) -> Element:
-    """Wide tables scroll by themselves, not the page."""
-    return element("div", table, class_="scroll")
+def html_table(heads: Iterable[Element], lines: Iterable[Iterable[Element]]) -> Element:
+    """A table with a head. Wide ones scroll by themselves, not the page."""
+    head, body = element("thead", element("tr", *heads)), element("tbody", *(element("tr", *line) for line in lines))
+    return element("div", element("table", head, body), class_="scroll")
+
+
+def number_cell(table: Table, row: Row, column: Column, with_over: bool = False) -> Element:
+    """The headline number of a row and column, and what it is taken over; empty where nothing was evaluated."""
+    value = table.headline(row, column)
+    if value is None:
+        return element("td", class_="number")
+    best = "best" if table.is_best(row, column) else "mean"
+    parts = [element("span", value.text(table.metrics(column)[0]), class_=best)]
+    if with_over:
+        parts += [element("br"), element("span", value.over, class_="small")]
+    return element("td", *parts, class_="number")
 
 
 def results_table(table: Table) -> Element:
     """Data sets beside each other, weights below each other, one group of rows for each method."""
-    heads = [
-        element(
-            "th",
-            column.name,
-            element("br"),
-            element("span", table.metrics(column)[0].heading, class_="small"),
-            class_="number",
-        )
-        for column in table.columns
-    ]
-    body = element("tbody")
+    heads = [element("th", "Weights")]
+    for column in table.columns:
+        metric = element("span", table.metrics(column)[0].heading, class_="small")
+        heads.append(element("th", column.name, element("br"), metric, class_="number"))
+    lines = []
     for method in table.methods:
-        body.append(element("tr", element("th", method, class_="group", colspan=str(1 + len(table.columns)))))
+        lines.append([element("th", method, class_="group", colspan=str(len(heads)))])
         for row in table.rows_of(method):
-            cells = [element("td", row.name)]
-            for column in table.columns:
-                value = table.headline(row, column)
-                if value is None:
-                    cells.append(element("td", class_="number"))
-                    continue
-                best = "best" if table.is_best(row, column) else "mean"
-                text = element("span", value.text(table.metrics(column)[0]), class_=best)
-                cells.append(
-                    element("td", text, element("br"), element("span", value.over, class_="small"), class_="number")
-                )
-            body.append(element("tr", *cells))
-    return scrolling(element("table", element("thead", element("tr", element("th", "Weights"), *heads)), body))
+            numbers = [number_cell(table, row, column, with_over=True) for column in table.columns]
+            lines.append([element("td", row.name), *numbers])
+    return html_table(heads, lines)
 
 
 def weights_section(table: Table) -> list[Element]:
     """The same numbers with one line for each set of weights; nothing if there is one method only."""
-    weights = by_weights(table)
-    if weights is None:
+    if not table.judgements:
         return []
-    body = element("tbody")
-    for name, values in weights.rows:
-        cells = [element("td", name)]
-        for judgement, value in zip(weights.judgements, values, strict=True):
-            text = "" if value is None else value.text(table.metrics(judgement.column)[0])
-            best = "best" if is_best(table, name, judgement) else "mean"
-            cells.append(element("td", element("span", text, class_=best), class_="number"))
-        body.append(element("tr", *cells))
-    heads = [element("th", head, class_="number") for head in weights.heads]
-    head = element("thead", element("tr", element("th", "Weights"), *heads))
-    return [element("h3", "By weights"), scrolling(element("table", head, body))]
+    heads = [element("th", "Weights"), *(element("th", head, class_="number") for head in weights_heads(table))]
+    lines = [
+        [element("td", name), *(number_cell(table, Row(method, name), column) for method, column in table.judgements)]
+        for name in table.names
+    ]
+    return [element("h3", "By weights"), html_table(heads, lines)]
 
 
 def metrics_table(table: Table) -> Element:
     """One line for each number of the results, with the other metrics and what was scored."""
-    numbers = [*(metric.heading for metric in METRICS), "over", "clips", "classes with support"]
     heads = [element("th", head) for head in ("Data", "Method", "Weights")]
-    heads += [element("th", head, class_="number") for head in numbers]
-    body = element("tbody")
+    for head in (*(metric.heading for metric in METRICS), "over", "clips", "classes with support"):
+        heads.append(element("th", head, class_="number"))
+    lines = []
     for column in table.columns:
         for row in table.rows:
             if (cell := table.cells.get((row, column))) is None:
@@ -246,8 +236,8 @@ def metrics_table(table: Table) -> Element:
             numbers = [cell.value(metric).text(metric) if metric in known else "" for metric in METRICS]
             numbers += [cell.value(known[0]).over, str(cell.counted("num_clips")), cell.classes]
             texts = [element("td", text, class_="text") for text in (column.name, row.method, row.name)]
-            body.append(element("tr", *texts, *(element("td", number, class_="number") for number in numbers)))
-    return scrolling(element("table", element("thead", element("tr", *heads)), body))
+            lines.append([*texts, *(element("td", number, class_="number") for number in numbers)])
+    return html_table(heads, lines)
 
 
 def draw_column(table: Table, column: Column) -> list[Picture]:
@@ -334,4 +324,4 @@ def origin(table: Table, column: Column, run: Run) -> Element:
     }
     lines = [element("tr", element("th", name), element("td", element("code", text))) for name, text in entries.items()]
     title = element("strong", f"{data.title}: {run.name}")
-    return element("div", title, scrolling(element("table", *lines)))
+    return element("div", title, element("div", element("table", *lines), class_="scroll"))

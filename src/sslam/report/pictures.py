@@ -27,10 +27,9 @@ MAX_NUMBERS = 15  # more classes leave no room for numbers in a confusion matrix
 
 def colors_of(table: Table) -> dict[str, str]:
     """A color for the weights of each name, the same in all pictures; grey for random ones."""
-    names = list(dict.fromkeys(row.name for row in table.rows))
     is_random = {row.name: cell.newest.checkpoint.weights == "random" for (row, _), cell in table.cells.items()}
-    trained = [name for name in names if not is_random[name]]
-    greys = [name for name in names if is_random[name]]
+    trained = [name for name in table.names if not is_random[name]]
+    greys = [name for name in table.names if is_random[name]]
     return {
         **{name: COLORS[number % len(COLORS)] for number, name in enumerate(trained)},
         **{name: GREY if number == 0 else f"{max(0.15, 0.6 - 0.15 * number):.2f}" for number, name in enumerate(greys)},
@@ -79,7 +78,7 @@ def draw_comparison(table: Table) -> Figure:
         _clean(axis)
     for axis in axes[len(table.columns) :]:
         axis.set_visible(False)
-    handles = [Patch(color=colors[name], label=name) for name in dict.fromkeys(row.name for row in table.rows)]
+    handles = [Patch(color=colors[name], label=name) for name in table.names]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
 

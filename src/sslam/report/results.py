@@ -1,6 +1,6 @@
 """What an evaluation leaves in its run folder: a record of numbers and where they come from, and all scores.
 
-Read and written without torch, so that `sslam report` answers at once. Shape letters: H heads, N clips, C classes.
+Read and written without torch, so that `sslam report` answers at once. Shape letters: C classes.
 """
 
 import dataclasses
@@ -12,15 +12,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
 import sslam
 from sslam.atomic_write import write_whole
-
-if TYPE_CHECKING:
-    from sslam.metrics import ClassificationResults, RetrievalResults
 
 FORMAT_VERSION = 1
 PATTERN = "results-*.json"
@@ -46,11 +43,12 @@ class DataFacts:
 
     Args:
         title: Name in tables; `ESC-50 fold 3` is the third fold of ESC-50.
-        class_path: Of the data module.
+        class_path: Class path of the data module.
         splits: Counts of `training`, `validation` and `test`, as far as the run used them.
-        num_clips: Clips that were scored.
-        num_classes: Of the data set.
-        num_classes_with_support: Of which at least one clip was scored.
+        num_clips: Number of clips that were scored; of retrieval, compared.
+        num_classes: Number of classes of the data set.
+        num_classes_with_support: Number of classes of which at least one clip was scored; of retrieval, two and a clip
+            without the class.
     """
 
     title: str
@@ -111,23 +109,24 @@ class EvaluationRecord:
         run_id: Name of the run.
         method: Class of the method: `LinearProbe`, `FineTune` or `QueryByExample`, or another name for one of them.
         stage: `test` or `validation`.
-        epoch: Of the evaluated weights.
-        step: Of the evaluated weights.
-        seed: Of the run.
+        epoch: Epoch of the evaluated weights.
+        step: Step of the evaluated weights.
+        seed: Seed of the run.
         data: What was scored.
         checkpoint: What was evaluated.
         metrics: `map`, `d_prime`, `lwlrap` and, for one label per clip, `accuracy`; means over the heads. Of retrieval
             `qbe_map` and `qbe_chance`, about what random embeddings reach.
         spread: Standard deviations (ddof 1) of the metrics over the heads; empty if there is one.
-        per_class: In the data's order of classes; means over the heads.
-        by_polyphony: Ascending; empty where onsets are not known.
+        per_class: Scores of the classes in the data's order; means over the heads. Of retrieval, a class's support is
+            its examples.
+        by_polyphony: Scores by ascending degree; empty where onsets are not known.
         confusion: For one label per clip: rows true classes, columns classes found, in clips, summed over the heads.
-        learning_rate: The highest one that was used.
+        learning_rate: Highest learning rate that was used.
         num_heads: Classifiers that were trained with different seeds and evaluated on the same clips.
         config: File with everything the run was given.
-        git_commit: Of the code.
-        version: Of sslam.
-        date: ISO 8601, with time zone.
+        git_commit: Commit of the code.
+        version: Version of sslam.
+        date: Date in ISO 8601, with time zone.
     """
 
     experiment: str
@@ -150,89 +149,6 @@ class EvaluationRecord:
     git_commit: str | None = None
     version: str = sslam.__version__
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
-
-    @classmethod
-    def of(
-        cls,
-        results: "Sequence[ClassificationResults]",
-        class_names: Sequence[str],
-        title: str,
-        class_path: str,
-        splits: dict[str, SplitCounts],
-        **origin: Any,
-    ) -> "EvaluationRecord":
-        """The record of one or several heads on the same clips.
-
-        Args:
-            results: One for each head.
-            class_names: In the order of the scores.
-            title: See :class:`DataFacts`.
-            class_path: See :class:`DataFacts`.
-            splits: See :class:`DataFacts`.
-            **origin: The other fields, from `experiment` to `checkpoint` and from `learning_rate` on.
-        """
-        first = results[0]
-        values = {name: [result.scalars()[name] for result in results] for name in first.scalars()}
-        precision_C = np.mean([result.average_precision_C for result in results], axis=0)
-        degrees = zip(*(result.by_polyphony for result in results), strict=True)
-        confusions = [result.confusion_CC for result in results if result.confusion_CC is not None]
-        return cls(
-            data=DataFacts(
-                title, class_path, splits, first.num_clips, first.num_classes, first.num_classes_with_support
-            ),
-            metrics={name: float(np.mean(numbers)) for name, numbers in values.items()},
-            spread={name: deviation(numbers) for name, numbers in values.items()} if len(results) > 1 else {},
-            per_class=[
-                ClassScore(name, int(support), float(precision))
-                for name, support, precision in zip(class_names, first.support_C, precision_C, strict=True)
-            ],
-            by_polyphony=[
-                PolyphonyScore(
-                    polyphony=rows[0].polyphony,
-                    num_clips=rows[0].num_clips,
-                    num_classes=rows[0].num_classes,
-                    mean_average_precision=float(np.mean([row.mean_average_precision for row in rows])),
-                    chance=rows[0].chance,
-                )
-                for rows in degrees
-            ],
-            confusion=np.sum(confusions, axis=0).tolist() if confusions else None,
-            num_heads=len(results),
-            **origin,
-        )
-
-    @classmethod
-    def of_retrieval(
-        cls,
-        results: "RetrievalResults",
-        class_names: Sequence[str],
-        title: str,
-        class_path: str,
-        splits: dict[str, SplitCounts],
-        **origin: Any,
-    ) -> "EvaluationRecord":
-        """The record of query-by-example retrieval; arguments as :meth:`of`. A class's support is its examples."""
-        return cls(
-            data=DataFacts(
-                title,
-                class_path,
-                splits,
-                results.num_compared_clips,
-                results.num_classes,
-                results.num_classes_with_trials,
-            ),
-            metrics=results.scalars() | {"qbe_chance": results.chance},
-            spread={},
-            per_class=[
-                ClassScore(name, int(examples), float(precision))
-                for name, examples, precision in zip(
-                    class_names, results.num_examples_C, results.average_precision_C, strict=True
-                )
-            ],
-            by_polyphony=[],
-            confusion=None,
-            **origin,
-        )
 
 
 def deviation(numbers: Sequence[float]) -> float:
@@ -259,36 +175,15 @@ class Run:
         return self.record.config or (str(beside) if beside.is_file() else None)
 
 
-def classification_arrays(results: "Sequence[ClassificationResults]") -> dict[str, Any]:
-    """`scores` (H, N, C), `labels` (N, C), `index` (N,), and `polyphony` (N,) where it is known."""
-    first = results[0]
-    arrays: dict[str, Any] = {
-        "scores": np.stack([result.scores_NC for result in results]),
-        "labels": first.labels_NC,
-        "index": first.index_N,
-    }
-    return arrays if first.polyphony_N is None else arrays | {"polyphony": first.polyphony_N}
-
-
-def retrieval_arrays(results: "RetrievalResults") -> dict[str, Any]:
-    """`average_precision` (C,), nan where a class has no trials, `num_examples`, `num_targets`, `num_non_targets`."""
-    return {
-        "average_precision": results.average_precision_C,
-        "num_examples": results.num_examples_C,
-        "num_targets": results.num_targets_C,
-        "num_non_targets": results.num_non_targets_C,
-    }
-
-
 def write_record(folder: Path, record: EvaluationRecord, arrays: dict[str, Any]) -> Path:
     """Write `results-<stage>.json`, and `scores-<stage>.npz` with the arrays and `class_names` (C,).
 
     Each file is whole at any time: it is written beside and renamed. Those of an earlier evaluation are replaced.
 
     Args:
-        folder: Of the run.
+        folder: Run folder.
         record: The numbers.
-        arrays: Of :func:`classification_arrays` or :func:`retrieval_arrays`.
+        arrays: What the numbers were computed from, by name.
 
     Returns:
         The JSON file.

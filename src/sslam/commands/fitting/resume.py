@@ -10,6 +10,7 @@ import torch
 from sslam.commands.fitting.config_files import nearest
 from sslam.commands.fitting.run_folder import RunFolder
 from sslam.errors import UsageError
+from sslam.methods.method import Method
 
 
 def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) -> str | None:
@@ -118,6 +119,8 @@ def check_state_fits(
     Raises:
         UsageError: Names the differing hyper-parameters, or else the first tensors that do not fit.
     """
+    if isinstance(model, Method):
+        model.prepare_to_load(checkpoint)
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items() if hasattr(tensor, "shape")}
     now = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     wrong = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]

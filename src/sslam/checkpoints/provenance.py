@@ -1,0 +1,82 @@
+"""A trained encoder as a file holds it: with the front end that it was trained with, and where it comes from."""
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
+from sslam.frontends import Frontend
+from sslam.networks import Encoder
+
+
+class TrainedEncoder(NamedTuple):
+    """An encoder, what its file states besides, and where it comes from.
+
+    Attributes:
+        encoder: Encoder in training mode, on the CPU.
+        checkpoint: Everything that the file holds.
+        provenance: Plain values that results and checkpoints state: ``label``, the name in tables; ``weights``,
+            ``student``, ``teacher`` or ``random``; ``path``; and the file's ``sha256``.
+    """
+
+    encoder: Encoder
+    checkpoint: Checkpoint
+    provenance: dict[str, Any]
+
+    def frontend(self, given: Frontend | None = None) -> Frontend:
+        """The front end that the encoder was trained with, or a given one that makes the same features.
+
+        Length and statistics may be those of the data at hand. A file that states no front end accepts any.
+
+        Raises:
+            CheckpointError: If none is given and the file states none.
+            ValueError: If the given one differs from the file's in anything else.
+        """
+        if given is None:
+            return self.checkpoint.build_frontend()
+        if "frontend" in self.checkpoint.hyper_parameters:
+            _require_same_features(given, self.checkpoint.build_frontend(), self.provenance["path"])
+        return given
+
+
+def read_encoder(
+    path: str | Path,
+    weights: Literal["student", "teacher", "random"] = "student",
+    drop_path: float = 0.0,
+    label: str | None = None,
+) -> TrainedEncoder:
+    """Read the encoder of a checkpoint of any kind; nothing that the file says is executed.
+
+    Args:
+        path: A run of pre-training or fine-tuning, a file that ``sslam convert`` wrote, or a published file.
+        weights: Encoder of that file: the student (as published) or the teacher; ``random`` takes its architecture.
+        drop_path: Stochastic depth of the encoder's last block in training, rising linearly from the first one.
+        label: Name of the weights in tables; by default ``weights`` and the file's name.
+
+    Raises:
+        CheckpointError: If the file cannot be used or holds no such encoder.
+    """
+    checkpoint = read_checkpoint(path)
+    encoder = checkpoint.build_encoder("teacher" if weights == "teacher" else "student", drop_path)
+    if weights == "random":
+        # After the one above, whose random weights are drawn as well: a seed gives the baseline that it always gave.
+        encoder = checkpoint.new_encoder(drop_path)
+    label = label or ("random weights" if weights == "random" else f"{weights} of {Path(path).stem}")
+    origin = {"label": label, "weights": weights, "path": str(path), "sha256": file_sha256(Path(path))}
+    return TrainedEncoder(encoder, checkpoint, origin)
+
+
+def _require_same_features(given: Frontend, stated: Frontend, path: str) -> None:
+    ours, theirs = (
+        {name: value for name, value in frontend.architecture().items() if name not in ("num_frames", "mean", "std")}
+        for frontend in (given, stated)
+    )
+    if type(given) is not type(stated) or ours != theirs:
+        raise ValueError(
+            f"The encoder in {path} was trained on {type(stated).__name__} features ({_in_words(theirs)}), and the "
+            f"front end makes {type(given).__name__} features ({_in_words(ours)}). Give no frontend, which takes the "
+            "checkpoint's."
+        )
+
+
+def _in_words(arguments: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in arguments.items())

@@ -1,0 +1,301 @@
+"""Heads on the kept tokens of a frozen encoder: all learning rates and seeds at once, and the choice between the rates.
+
+Shape letters: R replicas of a head that are computed at once, B clips of a batch, N clips, W pooled width, H hidden
+units, C classes.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from sslam.losses import ClassificationLoss
+from sslam.metrics import ClassificationMetrics
+from sslam.networks.audio_vit import LAYER_NORM_EPS
+from sslam.networks.heads import ClassifierHead, Normalisation
+from sslam.optim import PEAK, warmup_cosine
+
+
+class KeptClips(NamedTuple):
+    """Pooled tokens (N, W), float32, labels (N, C) and indices (N,) of the training clips."""
+
+    embedding_NW: Tensor
+    labels_NC: Tensor
+    index_N: Tensor
+
+
+class TrainedHeads(NamedTuple):
+    """What :meth:`ProbeGrid.fit` gives.
+
+    Attributes:
+        heads: Trained head of each seed.
+        learning_rate: Learning rate that was chosen.
+        num_clips: Number of clips that the heads have learnt from.
+        scores: Accuracy or mAP on held-out training clips of each learning rate; empty where nothing was chosen.
+    """
+
+    heads: list[ClassifierHead]
+    learning_rate: float
+    num_clips: int
+    scores: dict[float, float]
+
+
+@dataclass(frozen=True)
+class ProbeGrid:
+    """Trains heads for every learning rate and seed, and keeps those of the rate that does best on held-out clips.
+
+    All of them learn at once, each as it would alone. Random parts depend on the seeds only: initial weights and order
+    of the clips on each head's, the clips that are held out on none.
+
+    Args:
+        loss: Loss of logits and labels.
+        learning_rates: Highest learning rates to choose from.
+        seeds: Seeds of the heads and of the order of the clips.
+        epochs: Passes over the clips.
+        batch_size: Clips in a step.
+        warmup_fraction: Share of the training in which the learning rate rises.
+        min_learning_rate: Learning rate at which the half cosine ends.
+        weight_decay: Decoupled weight decay of Adam.
+        weight_decay_exempt_1d: Give biases and norm weights no decay.
+        betas: Betas of Adam.
+        standardise: Start from tokens that are standardised over the training clips.
+        selection_folds: Parts of the clips that are held out in turn to choose the rate; then all clips are learnt.
+        selection_fraction: Instead, the share of the clips, in (0, 1), that is held out and never learnt.
+        hidden_width: Units H of a hidden layer; None for linear heads.
+        normalisation: Normalisation of the tokens: ``layer_norm`` or ``l2``.
+
+    Raises:
+        ValueError: If a value is out of its range.
+    """
+
+    loss: ClassificationLoss
+    learning_rates: Sequence[float]
+    seeds: Sequence[int]
+    epochs: int
+    batch_size: int
+    warmup_fraction: float
+    min_learning_rate: float
+    weight_decay: float
+    weight_decay_exempt_1d: bool
+    betas: tuple[float, float]
+    standardise: bool
+    selection_folds: int
+    selection_fraction: float | None
+    hidden_width: int | None
+    normalisation: Normalisation
+
+    def __post_init__(self) -> None:
+        if not self.learning_rates or min(self.learning_rates) <= 0:
+            raise ValueError(f"learning_rates must be one or more positive numbers, got {list(self.learning_rates)}.")
+        for name, least in (("epochs", 1), ("batch_size", 1), ("selection_folds", 2)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
+        if self.hidden_width is not None and self.hidden_width < 1:
+            raise ValueError(f"hidden_width must be at least 1, or null for a linear head, got {self.hidden_width}.")
+        if self.selection_fraction is not None and not 0 < self.selection_fraction < 1:
+            raise ValueError(
+                f"selection_fraction must be between 0 and 1, both excluded, got {self.selection_fraction}."
+            )
+        if self.standardise and self.normalisation == "l2":
+            raise ValueError(
+                "standardise needs LayerNorm, whose gain and offset it sets, and normalisation is l2. Set standardise "
+                "to false, or normalisation to layer_norm."
+            )
+
+    def new_head(self, width: int, num_classes: int, seed: int | None) -> ClassifierHead:
+        """A head that has not learnt."""
+        return ClassifierHead(width, num_classes, seed, self.hidden_width, self.normalisation)
+
+    def fit(self, clips: KeptClips, single_label: bool) -> TrainedHeads:
+        """Heads trained on these clips, on their device.
+
+        Args:
+            clips: Training clips.
+            single_label: Whether a clip has one class. Then accuracy chooses the learning rate, otherwise mAP.
+
+        Raises:
+            ValueError: If there are too few clips to hold some out.
+        """
+        num_clips, num_seeds = len(clips.index_N), len(self.seeds)
+        if self.selection_fraction is None:
+            rates, scores = self.learning_rates, {}
+            if len(rates) > 1:
+                scores = self.cross_validate(clips, single_label)
+                rates = [best(scores)]
+            (trained,) = self.train(clips, torch.arange(num_clips).expand(num_seeds, -1), rates, self.seeds)
+            return TrainedHeads(trained.heads(), rates[0], num_clips, scores)
+        num_held_out = max(1, round(self.selection_fraction * num_clips))
+        if num_held_out >= num_clips:
+            raise ValueError(
+                f"selection_fraction {self.selection_fraction:g} holds out all of {num_clips} training clips. Give "
+                "more clips or a smaller selection_fraction."
+            )
+        order_N = random_order(num_clips)
+        held_out, others = order_N[:num_held_out], order_N[num_held_out:]
+        stacks = self.train(clips, others.expand(num_seeds, -1), self.learning_rates, self.seeds)
+        heads = {rate: stack.heads() for rate, stack in zip(self.learning_rates, stacks, strict=True)}
+        scores = {
+            rate: sum(self._score(clips, [(head, held_out)], single_label) for head in of_rate) / num_seeds
+            for rate, of_rate in heads.items()
+        }
+        return TrainedHeads(heads[best(scores)], best(scores), len(others), scores)
+
+    def cross_validate(self, clips: KeptClips, single_label: bool) -> dict[float, float]:
+        """Accuracy or mAP of each learning rate on all clips, each scored by a head that has not learnt it."""
+        num_clips = len(clips.index_N)
+        parts = min(self.selection_folds, num_clips)
+        order_N = random_order(num_clips)
+        held_out = [order_N[part::parts] for part in range(parts)]
+        fewest = num_clips - len(held_out[0])  # parts differ by a clip
+        others = torch.stack([order_N[torch.arange(num_clips) % parts != part][:fewest] for part in range(parts)])
+        stacks = self.train(clips, others, self.learning_rates, [0] * parts)
+        return {
+            rate: self._score(clips, list(zip(stack.heads(), held_out, strict=True)), single_label)
+            for rate, stack in zip(self.learning_rates, stacks, strict=True)
+        }
+
+    def train(
+        self, clips: KeptClips, rows_RN: Tensor, learning_rates: Sequence[float], seeds: Sequence[int]
+    ) -> list["StackedHeads"]:
+        """R heads for each learning rate; head r learns from the clips ``rows_RN[r]`` and has seed ``seeds[r]``."""
+        num_clips, device = rows_RN.shape[1], clips.embedding_NW.device
+        width, num_classes = clips.embedding_NW.shape[1], clips.labels_NC.shape[1]
+        with torch.enable_grad(), one_thread():
+            initial = [self.new_head(width, num_classes, seed).to(device) for seed in seeds]
+            stacks = [StackedHeads(initial) for _ in learning_rates]
+            if self.standardise:
+                for stack in stacks:
+                    for replica, rows_N in enumerate(rows_RN):
+                        stack.standardise(replica, clips.embedding_NW[rows_N])
+            groups = [
+                {"params": parameters, "lr": rate, PEAK: rate, "weight_decay": decay}
+                for stack, rate in zip(stacks, learning_rates, strict=True)
+                for parameters, decay in (
+                    (stack.matrices(), self.weight_decay),
+                    (stack.vectors(), 0.0 if self.weight_decay_exempt_1d else self.weight_decay),
+                )
+            ]
+            optimizer = torch.optim.AdamW(groups, betas=self.betas, eps=1e-8, fused=True)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+            steps_per_epoch = -(-num_clips // self.batch_size)
+            total_steps = self.epochs * steps_per_epoch
+            warmup_steps = int(self.warmup_fraction * total_steps)
+            progress = tqdm(total=total_steps, desc="probes", disable=None, leave=False)
+            for epoch in range(self.epochs):
+                shuffled = [
+                    rows_N[torch.randperm(num_clips, generator=generator)]
+                    for rows_N, generator in zip(rows_RN, generators, strict=True)
+                ]
+                batches = torch.stack(shuffled).to(device).split(self.batch_size, dim=1)
+                for step, rows_RB in enumerate(batches, start=epoch * steps_per_epoch):
+                    for group in optimizer.param_groups:
+                        group["lr"] = warmup_cosine(
+                            step, group[PEAK], warmup_steps, total_steps, self.min_learning_rate
+                        )
+                    embedding_RBW, labels_RBC = clips.embedding_NW[rows_RB], clips.labels_NC[rows_RB]
+                    optimizer.zero_grad()
+                    loss = torch.stack([self.loss(stack(embedding_RBW), labels_RBC) for stack in stacks]).sum()
+                    loss.backward()
+                    optimizer.step()
+                progress.update(steps_per_epoch)
+            progress.close()
+        return stacks
+
+    def _score(self, clips: KeptClips, held_out: Sequence[tuple[ClassifierHead, Tensor]], single_label: bool) -> float:
+        """Accuracy, or mAP, of all these clips, each part scored by its head."""
+        # Every process has all clips already: nothing to gather.
+        metrics = ClassificationMetrics(clips.labels_NC.shape[1], single_label, sync_on_compute=False)
+        for head, rows_B in held_out:
+            with torch.no_grad():
+                scores_BC = self.loss.log_probabilities(head(clips.embedding_NW[rows_B]))
+            metrics.update(scores_BC, clips.labels_NC[rows_B], clips.index_N[rows_B])
+        return metrics.compute().scalars()["accuracy" if single_label else "map"]
+
+
+class StackedHeads:
+    """R heads of one shape that are computed at once, each on clips of its own.
+
+    Args:
+        heads: Heads whose weights it begins with.
+    """
+
+    def __init__(self, heads: Sequence[ClassifierHead]) -> None:
+        self.initial = heads
+        self.is_matrix = {name: parameter.ndim > 1 for name, parameter in heads[0].named_parameters()}
+        self.parameters: dict[str, nn.Parameter] = {}
+        """Matrices (R, ...) and vectors (R, 1, ...), so that these broadcast over clips, by their name in a head."""
+        for name, is_matrix in self.is_matrix.items():
+            stack = torch.stack([head.get_parameter(name).detach() for head in heads])
+            self.parameters[name] = nn.Parameter(stack if is_matrix else stack.unsqueeze(1))
+
+    def __call__(self, embedding_RBW: Tensor) -> Tensor:
+        """Logits (R, B, C) of pooled tokens (R, B, W)."""
+        own = self.parameters
+        if "fc_norm.weight" in own:
+            inputs_RBW = normalise(embedding_RBW) * own["fc_norm.weight"] + own["fc_norm.bias"]
+        else:
+            inputs_RBW = F.normalize(embedding_RBW, dim=-1)
+        if "hidden.weight" in own:
+            inputs_RBW = F.relu(torch.baddbmm(own["hidden.bias"], inputs_RBW, own["hidden.weight"].mT))
+        return torch.baddbmm(own["head.bias"], inputs_RBW, own["head.weight"].mT)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """Parameters that weight decay is for."""
+        return [parameter for name, parameter in self.parameters.items() if self.is_matrix[name]]
+
+    def vectors(self) -> list[nn.Parameter]:
+        """Gains, offsets and biases."""
+        return [parameter for name, parameter in self.parameters.items() if not self.is_matrix[name]]
+
+    @torch.no_grad()
+    def standardise(self, replica: int, embedding_NW: Tensor) -> None:
+        """Set a norm's gain and offset so that over these clips each of its outputs has mean 0 and deviation 1."""
+        deviation_W, mean_W = torch.std_mean(normalise(embedding_NW), dim=0, correction=0)
+        gain_R1W, offset_R1W = self.parameters["fc_norm.weight"], self.parameters["fc_norm.bias"]
+        # A direction in which clips differ by rounding alone must not be blown up.
+        gain_R1W[replica] = 1 / deviation_W.clamp(min=1e-5)
+        offset_R1W[replica] = -mean_W * gain_R1W[replica]
+
+    def heads(self) -> list[ClassifierHead]:
+        """Single heads with the weights that were learnt here."""
+        heads = [copy.deepcopy(head) for head in self.initial]
+        for replica, head in enumerate(heads):
+            own = {name: parameter[replica] for name, parameter in self.parameters.items()}
+            head.load_state_dict({name: own[name] if self.is_matrix[name] else own[name][0] for name in own})
+        return heads
+
+
+def normalise(embedding: Tensor) -> Tensor:
+    """LayerNorm without gain and offset over the last dimension."""
+    return F.layer_norm(embedding, embedding.shape[-1:], eps=LAYER_NORM_EPS)
+
+
+def random_order(num_clips: int) -> Tensor:
+    """The same order of so many clips at any time, by which some are held out."""
+    return torch.randperm(num_clips, generator=torch.Generator().manual_seed(0))
+
+
+def best(scores: dict[float, float]) -> float:
+    """The learning rate with the highest score, the first of equal ones; nan is lowest."""
+    return max(scores, key=lambda rate: -math.inf if math.isnan(scores[rate]) else scores[rate])
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes on one processor core: for matrices this small threads cost more than they give.
+
+    Measured with two threads on a machine that has other work: 112 s for a probe that takes 33 s on one.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
