@@ -4,7 +4,6 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 import sslam
 
@@ -46,20 +45,26 @@ def overview() -> str:
     )
 
 
-def load(module: str) -> ModuleType:
-    """Imports a command's module.
+def run(module: str, args: Sequence[str]) -> int:
+    """Runs the command of a module.
+
+    Returns:
+        Its exit code.
 
     Raises:
-        SystemExit: With code 1 if that fails because the environment is broken, which has been explained.
+        SystemExit: With code 1 if the environment is broken, which has been explained.
     """
     try:
-        return importlib.import_module(module)
+        return int(importlib.import_module(module).main(args))
     except (ImportError, OSError, RuntimeError):  # RuntimeError: what torchvision says beside another torch
-        from sslam import environment
+        from sslam.environment import BrokenEnvironmentError, check
 
-        if environment.main() == 0:
-            raise  # a bug of ours
-        sys.exit(1)
+        try:
+            check()
+        except BrokenEnvironmentError as error:
+            print(f"Environment is broken: {error}", file=sys.stderr)
+            sys.exit(1)
+        raise  # of other causes
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -72,7 +77,7 @@ def main(args: Sequence[str] | None = None) -> int:
         Exit code: 0, or 2 for a mistake of the user.
 
     Raises:
-        SystemExit: See :func:`load`; also for what the command itself refuses.
+        SystemExit: See :func:`run`; also for what the command itself refuses.
     """
     args = sys.argv[1:] if args is None else list(args)
     command = args[0] if args else "--help"
@@ -91,9 +96,9 @@ def main(args: Sequence[str] | None = None) -> int:
         except UsageError as error:
             print(f"sslam {command}: {error}", file=sys.stderr)
             return 2
-        return int(load("sslam.commands.fit").main(args))
+        return run("sslam.commands.fit", args)
     if command in OTHER_COMMANDS:
-        return int(load(OTHER_COMMANDS[command][0]).main(args[1:]))
+        return run(OTHER_COMMANDS[command][0], args[1:])
     names = [*TRAINER_COMMANDS, *OTHER_COMMANDS]
     nearest = difflib.get_close_matches(command, names, n=1)
     remedy = f"Did you mean {nearest[0]}?" if nearest else f"The commands are: {', '.join(names)}."
