@@ -29,6 +29,8 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # Modules whose ValueErrors are about a value that the user gave.
 CHECKING_MODULES = ("sslam.", "data_modules.", "callbacks.")
 
+WORK_IS_KEPT = "What is finished is kept; the same command goes on from there."
+
 # Options of the commands that go through audio files.
 AUDIO_PATHS: dict[str, Any] = {
     "nargs": "+",
@@ -112,11 +114,32 @@ def choose_device(name: str | None) -> "torch.device":
         raise UsageError(f"--device {name} cannot be used ({reason}). Leave it out, or give cpu.") from error
 
 
-def run(command: str, work: Callable[[], int], after_interruption: str = "") -> int:
+def main_of(
+    build_parser: Callable[[], argparse.ArgumentParser],
+    work: Callable[[argparse.Namespace], int],
+    after_interruption: str = "",
+) -> Callable[[Sequence[str]], int]:
+    """The ``main`` of a command: a function of the command line, without the program and command names.
+
+    Args:
+        build_parser: Makes the command's parser, which leaves with code 2 for a mistake and 0 after --help.
+        work: Does what the parsed options say; see :func:`run`.
+        after_interruption: See :func:`run`.
+    """
+
+    def main(args: Sequence[str]) -> int:
+        parser = build_parser()
+        options = parser.parse_args(args)
+        return run(parser.prog, lambda: work(options), after_interruption)
+
+    return main
+
+
+def run(program: str, work: Callable[[], int], after_interruption: str = "") -> int:
     """Do the work of a command, and say in a sentence what stopped it; warnings are sentences, too.
 
     Args:
-        command: Its name.
+        program: Such as ``sslam embed``.
         work: Gives back the exit code.
         after_interruption: What to say to somebody who has pressed Ctrl-C.
 
@@ -126,7 +149,7 @@ def run(command: str, work: Callable[[], int], after_interruption: str = "") -> 
     """
 
     def say(message: object, *_: Any) -> None:
-        sys.stderr.write(f"sslam {command}: {message}\n")
+        sys.stderr.write(f"{program}: {message}\n")
 
     with warnings.catch_warnings():
         warnings.showwarning = say  # type: ignore[assignment]  # it has more arguments
@@ -139,7 +162,7 @@ def run(command: str, work: Callable[[], int], after_interruption: str = "") -> 
             if is_users_mistake(error) or (isinstance(error, OSError) and error.errno is not None):
                 say(error)  # a library that cannot be loaded has no errno
                 return USERS_MISTAKE
-            if not is_out_of_memory(error):
+            if type(error).__name__ != "OutOfMemoryError":  # torch's, known without importing torch
                 raise
             say("The device's memory does not suffice. The same command with a smaller --batch_size goes on.")
             return FAILED
@@ -151,11 +174,6 @@ def is_users_mistake(error: BaseException, checking_modules: tuple[str, ...] = C
         return True
     raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals["__name__"]
     return isinstance(error, ValueError | FileNotFoundError) and f"{raised_in}.".startswith(checking_modules)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether it is torch's, known without importing torch."""
-    return type(error).__name__ == "OutOfMemoryError"
 
 
 def say_what_is_finished(command: str, num_finished: int, num_files: int, place: Path) -> None:

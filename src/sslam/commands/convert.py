@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sslam.commands.command import DONE, CommandParser, check_output, positive_integer, run
+from sslam.commands.command import DONE, CommandParser, check_output, main_of, positive_integer
 from sslam.errors import UsageError, printable
 
 if TYPE_CHECKING:
@@ -57,24 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        args: Command line without the program and command names.
-
-    Returns:
-        Exit code: 0, or 2 for a file that cannot be converted, with the reason on stderr.
-
-    Raises:
-        SystemExit: With code 2 for a mistake that the parser finds.
-    """
-    options = build_parser().parse_args(args)
-    return run("convert", lambda: convert(options))
-
-
 def convert(options: argparse.Namespace) -> int:
-    """Do what the options say; see :func:`main`."""
+    """Read the input, write the output and say what was in it."""
     check_output(options.output, options.overwrite)
     from sslam.checkpoints.separators import SeparatorCheckpoint
     from sslam.checkpoints.writing import write_published, write_separator, write_sslam
@@ -168,3 +152,6 @@ def separator_summary(checkpoint: "SeparatorCheckpoint") -> str:
     if checkpoint.skipped:
         lines.append("skipped:\n  " + "\n  ".join(map(printable, checkpoint.skipped)))
     return "\n".join(lines)
+
+
+main = main_of(build_parser, convert)

@@ -9,14 +9,15 @@ import sslam
 from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
+    WORK_IS_KEPT,
     CommandParser,
     check_output,
     choose_device,
     close_file_command,
     finite_number,
+    main_of,
     positive_integer,
     positive_number,
-    run,
     say_what_is_finished,
 )
 from sslam.errors import UsageError
@@ -86,24 +87,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        args: Command line without the program and command names.
-
-    Returns:
-        Exit code: 0, also where some files were bad; 2 for a mistake of the user or if no file could be used; 1 if the
-        memory did not suffice; 130 if interrupted.
-
-    Raises:
-        SystemExit: With code 2 for a mistake that the parser finds.
-    """
-    options = build_parser().parse_args(args)
-    after_interruption = "What is finished is kept; the same command goes on from there."
-    return run("embed", lambda: embed(options), after_interruption)
-
-
 def check_options(options: argparse.Namespace) -> None:
     """Refuse values that do not go together.
 
@@ -122,10 +105,9 @@ def check_options(options: argparse.Namespace) -> None:
 
 
 def embed(options: argparse.Namespace) -> int:
-    """Do what the options say; see :func:`main`."""
+    """Embed or tag files, of which some may be bad, and list those."""
     check_options(options)
     from sslam.audio_files import find_audio_files, stated_size
-    from sslam.checkpoints import CheckpointError, read_checkpoint
     from sslam.checkpoints.loading import file_sha256
     from sslam.embedding import AudioEmbedder
     from sslam.embedding.embed_files import Wanted, embed_files
@@ -133,12 +115,12 @@ def embed(options: argparse.Namespace) -> int:
     from sslam.embedding.parts import Parts
 
     files = list(find_audio_files(options.paths))
-    embedder = AudioEmbedder.of(
-        read_checkpoint(options.checkpoint), options.weights, choose_device(options.device), options.pooling or "cls",
+    embedder = AudioEmbedder.from_checkpoint(
+        options.checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
         options.num_frames, options.mean, options.std,
     )  # fmt: skip
     if options.tags and not embedder.num_classes:
-        raise CheckpointError(
+        raise UsageError(
             f"{options.checkpoint} is of pre-training and has no classes. Give a fine-tuned checkpoint for --tags."
         )
     if options.tags and options.tags > embedder.num_classes:
@@ -177,3 +159,6 @@ def embed(options: argparse.Namespace) -> int:
         return close_file_command(len(files), problems, bad_files, f"embedded: {output}")
     finally:
         parts.remove()
+
+
+main = main_of(build_parser, embed, WORK_IS_KEPT)

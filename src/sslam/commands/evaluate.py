@@ -66,10 +66,11 @@ def main(args: Sequence[str]) -> int:
     Raises:
         SystemExit: With code 2 for a mistake that the parser finds.
     """
-    options, more = build_parser().parse_known_args(args)
+    parser = build_parser()
+    options, more = parser.parse_known_args(args)
     root = Path(options.output) / (options.run_id or new_run_id())
     after_interruption = f"Go on with the same command and --run_id {root.name}."
-    return run("evaluate", lambda: evaluate(options, more, root), after_interruption)
+    return run(parser.prog, lambda: evaluate(options, more, root), after_interruption)
 
 
 # ---- what is evaluated -----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sslam.commands.command import DONE, CommandParser, run
+from sslam.commands.command import DONE, CommandParser, main_of
 from sslam.errors import UsageError
 
 
@@ -30,24 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        args: Command line without the program and command names.
-
-    Returns:
-        Exit code: 0, or 2 if there is no result or the output cannot be written, with the reason on stderr.
-
-    Raises:
-        SystemExit: With code 2 for a mistake that the parser finds.
-    """
-    options = build_parser().parse_args(args)
-    return run("report", lambda: report(options.runs, options.output))
-
-
 def report(runs: list[Path], output: Path) -> int:
-    """Write table and page of the results of runs; see :func:`main`."""
+    """Write table and page of the results of runs; what cannot be used of them is named."""
     from sslam.report.results import read_records
 
     records, problems = read_records(runs)
@@ -71,3 +55,6 @@ def report(runs: list[Path], output: Path) -> int:
         raise UsageError(f"{output} cannot be written ({error}). Choose another --output.") from error
     sys.stdout.write(f"{text}\nwritten: {page}, {output / 'table.csv'}, {output / 'table.md'}\n")
     return DONE
+
+
+main = main_of(build_parser, lambda options: report(options.runs, options.output))

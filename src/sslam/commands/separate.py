@@ -9,11 +9,12 @@ import sslam
 from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
+    WORK_IS_KEPT,
     CommandParser,
     choose_device,
     close_file_command,
+    main_of,
     positive_integer,
-    run,
     say_what_is_finished,
 )
 from sslam.errors import UsageError
@@ -69,27 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(args: list[str]) -> int:
-    """Run the command.
-
-    Args:
-        args: Command line without the program and command names.
-
-    Returns:
-        Exit code: 0, also where some files were bad; 2 for a mistake of the user or if no file could be used; 1 if the
-        memory did not suffice; 130 if interrupted.
-
-    Raises:
-        SystemExit: With code 2 for a mistake that the parser finds.
-    """
-    options = build_parser().parse_args(args)
-    work = separate if options.cache is None else separate_into_cache
-    after_interruption = "What is finished is kept; the same command goes on from there."
-    return run("separate", lambda: work(options), after_interruption)
-
-
 def separate(options: argparse.Namespace) -> int:
-    """Write the sources of files; see :func:`main`."""
+    """Write the sources of files, or keep the channels of training clips; bad files are listed."""
+    return separate_into_cache(options) if options.output is None else separate_into_folder(options)
+
+
+def separate_into_folder(options: argparse.Namespace) -> int:
+    """One wav for each source."""
     from sslam.checkpoints import load_separator
     from sslam.checkpoints.loading import file_sha256
     from sslam.separation.separate_files import Wanted, find_inputs, separate_files
@@ -114,7 +101,7 @@ def separate(options: argparse.Namespace) -> int:
 
 
 def separate_into_cache(options: argparse.Namespace) -> int:
-    """Keep the channels of training clips; see :func:`main`."""
+    """The channels of training clips."""
     if options.pictures or options.window_seconds is not None:
         raise UsageError(
             "--pictures and --window_seconds go with --output; for --cache clips are separated as a whole."
@@ -152,3 +139,6 @@ def close(files: Sequence["InputFile"], state: "State", num_sources: int) -> int
     problems = [problem for file in files if (problem := state.problem_of(file)) is not None]
     done = f"separated into {num_sources} sources each: {state.folder}"
     return close_file_command(len(files), problems, state.folder / "bad_files.csv", done)
+
+
+main = main_of(build_parser, separate, WORK_IS_KEPT)
