@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from callbacks import LossCurves, SeparationPicture, StepCheckpoints
+from callbacks import EvaluationResults, LossCurves, SeparationPicture, StepCheckpoints
 from data_modules import FolderDataModule, SoundscapesDataModule
 from sslam.run_folder import run_folder
 
@@ -80,9 +80,10 @@ def test_data_modules__write_nothing_where_no_place_was_chosen(tmp_path: Path, w
     assert {path.name for path in place.iterdir()} == {"bad_files.csv", "data.json"}
 
 
-@pytest.mark.parametrize("callback", [LossCurves, SeparationPicture, StepCheckpoints])
+@pytest.mark.parametrize("callback", [EvaluationResults, LossCurves, SeparationPicture, StepCheckpoints])
 def test_callbacks__ask_for_a_place(callback: type[pl.Callback], working_directory: Path) -> None:
     trainer = pl.Trainer(logger=False, callbacks=[callback()], **QUIET)
+    use = trainer.test if callback is EvaluationResults else trainer.fit
     with pytest.raises(ValueError, match=f"{callback.__name__} writes into the run's folder, and the trainer has none"):
-        trainer.fit(Model(), scenes())
+        use(Model(), datamodule=scenes())
     assert list(working_directory.iterdir()) == []

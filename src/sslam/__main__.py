@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 
 import sslam
+from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
+from sslam.errors import UsageError
 
 # Command: (module with `main(args) -> exit code`, what it does). Trainer commands get their own name as first argument.
 TRAINER_COMMANDS = {
@@ -63,7 +65,7 @@ def run(module: str, args: Sequence[str]) -> int:
             check()
         except BrokenEnvironmentError as error:
             print(f"Environment is broken: {error}", file=sys.stderr)
-            sys.exit(1)
+            sys.exit(FAILED)
         raise  # of other causes
 
 
@@ -74,7 +76,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Without the program's name; those of the process if None.
 
     Returns:
-        Exit code: 0, or 2 for a mistake of the user.
+        The command's exit code; 2 if there is no such command.
 
     Raises:
         SystemExit: See :func:`run`; also for what the command itself refuses.
@@ -83,19 +85,18 @@ def main(args: Sequence[str] | None = None) -> int:
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
         print(overview())
-        return 0
+        return DONE
     if command == "--version":
         print(f"sslam {sslam.__version__}")
-        return 0
+        return DONE
     if command in TRAINER_COMMANDS:
         from sslam.commands.fitting.config_files import locate_config_files
-        from sslam.errors import UsageError
 
         try:
             locate_config_files(args)  # a wrong file name is answered without waiting for torch
         except UsageError as error:
             print(f"sslam {command}: {error}", file=sys.stderr)
-            return 2
+            return USERS_MISTAKE
         return run("sslam.commands.fit", args)
     if command in OTHER_COMMANDS:
         return run(OTHER_COMMANDS[command][0], args[1:])
@@ -103,7 +104,7 @@ def main(args: Sequence[str] | None = None) -> int:
     nearest = difflib.get_close_matches(command, names, n=1)
     remedy = f"Did you mean {nearest[0]}?" if nearest else f"The commands are: {', '.join(names)}."
     print(f"sslam: there is no command '{command}'. {remedy}", file=sys.stderr)
-    return 2
+    return USERS_MISTAKE
 
 
 if __name__ == "__main__":

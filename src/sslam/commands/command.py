@@ -1,4 +1,4 @@
-"""What the commands share: one parser, exit codes, one way to run, and how those that go through many files end.
+"""What the commands share: one parser, one way to run, and how those that go through many files end.
 
 It imports no torch, so that every command answers --help and mistakes in its options at once.
 """
@@ -14,17 +14,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, USERS_MISTAKE
 from sslam.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from sslam.audio import FileProblem
-
-DONE = 0
-FAILED = 1  # a run crashed, or the memory did not suffice
-USERS_MISTAKE = 2  # argparse's, too
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 # Modules whose ValueErrors are about a value that the user gave.
 CHECKING_MODULES = ("sslam.", "data_modules.", "callbacks.")
@@ -56,14 +52,14 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def positive_integer(text: str) -> int:
-    """Type of an option."""
+    """Type of an option: a whole number of at least 1."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)
 
 
 def finite_number(text: str) -> float:
-    """Type of an option."""
+    """Type of an option: neither NaN nor infinite."""
     try:
         value = float(text)
     except ValueError:
@@ -74,7 +70,7 @@ def finite_number(text: str) -> float:
 
 
 def positive_number(text: str) -> float:
-    """Type of an option."""
+    """Type of an option: finite and greater than 0."""
     if (value := finite_number(text)) <= 0:
         raise argparse.ArgumentTypeError(f"must be greater than 0, got {text!r}")
     return value

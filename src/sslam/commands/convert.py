@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sslam.commands.command import DONE, CommandParser, check_output, main_of, positive_integer
+from sslam.commands.command import CommandParser, check_output, main_of, positive_integer
+from sslam.commands.exit_codes import DONE
 from sslam.errors import UsageError, printable
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import Any
 
 import yaml
 
-from sslam.commands.command import DONE, FAILED, USERS_MISTAKE, CommandParser, new_run_id, run
+from sslam.commands.command import CommandParser, new_run_id, run
+from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
 from sslam.commands.fitting.class_paths import find_class, find_method
 from sslam.commands.fitting.config_files import composed_files, experiment_name, locate
 from sslam.errors import UsageError
@@ -309,7 +310,11 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
         if evaluation.is_finished:
             print(": done before")
             continue
-        code, said = run_in_process(evaluation, more)
+        try:
+            code, said = run_in_process(evaluation, more)
+        except KeyboardInterrupt:
+            print()  # what is said of it has a line of its own
+            raise
         if code != DONE:
             failures.append(code)
         print(": done" if code == DONE else f": not done, {said} ({evaluation.log})", flush=True)

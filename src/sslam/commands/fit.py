@@ -19,7 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks import TrainingProgress
-from sslam.commands.command import CHECKING_MODULES, DONE, USERS_MISTAKE, is_users_mistake, new_run_id
+from sslam.commands.command import CHECKING_MODULES, is_users_mistake, new_run_id
+from sslam.commands.exit_codes import DONE, USERS_MISTAKE
 from sslam.commands.fitting.class_paths import find_method
 from sslam.commands.fitting.config_files import experiment_name, locate_config_files
 from sslam.commands.fitting.error_messages import ShortErrorParser

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from sslam.commands.command import DONE, CommandParser, main_of
+from sslam.commands.command import CommandParser, main_of
+from sslam.commands.exit_codes import DONE
 from sslam.errors import UsageError
 
 

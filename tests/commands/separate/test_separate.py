@@ -1,5 +1,6 @@
 """``sslam separate`` over good and bad files: sources, names, list of bad files, pictures, refusals."""
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -11,7 +12,7 @@ from matplotlib.image import imread
 
 from sslam.__main__ import OTHER_COMMANDS, overview
 from sslam.checkpoints import load_separator
-from sslam.commands.separate import main
+from sslam.commands.separate import BATCH_SIZE, WINDOW_SECONDS, main
 from sslam.separation import separate_waveform
 from tests.commands.separate.conftest import BAD, GOOD, bad_files, contents, read, read_sources, separate
 from tests.separation.conftest import RATE, noise, save_separator, tiny_separator
@@ -264,6 +265,11 @@ def test_separate__the_state_tells_how_the_sources_were_made(
     assert len(about["settings"]["checkpoint_sha256"]) == 64
     assert about["settings"]["window_seconds"] == 2
     assert (entry["name"], entry["problem"]) == ("mono.wav", None)
+
+
+def test_separate__states_the_defaults_of_the_python_entry() -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(separate_waveform).parameters.items()}
+    assert (defaults["batch_size"], defaults["window_seconds"]) == (BATCH_SIZE, WINDOW_SECONDS)
 
 
 def test_separate__is_a_command_of_sslam() -> None:
