@@ -1,7 +1,6 @@
 """What an evaluation found, as files in the run's folder that `sslam report` reads. Shape letters: H heads, N clips."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -19,6 +18,7 @@ from sslam.report.results import (
     deviation,
     write_record,
 )
+from sslam.run_folder import required_run_folder
 
 Results = RetrievalResults | Sequence[ClassificationResults]
 """What an evaluation found: of classifiers, one for each head on the same clips."""
@@ -38,8 +38,8 @@ class EvaluationResults(pl.Callback):
         self._write(trainer, pl_module, "test")
 
     def _write(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        folder = trainer.log_dir  # a broadcast: all processes ask
-        if not trainer.is_global_zero or folder is None:
+        folder = required_run_folder(trainer, self)  # all processes ask
+        if not trainer.is_global_zero:
             return
         if not isinstance(pl_module, EvaluatedEncoder):
             raise ValueError(
@@ -57,14 +57,14 @@ class EvaluationResults(pl.Callback):
                 split: SplitCounts(listing.listed, listing.found, listing.missing, listing.unreadable)
                 for split, listing in data.listings.items()
             },
-            experiment=Path(folder).parent.name,
-            run_id=Path(folder).name,
+            experiment=folder.parent.name,
+            run_id=folder.name,
             method=pl_module.name,
             stage=stage,
             checkpoint=CheckpointFacts(**pl_module.provenance),
             **pl_module.training_facts(),
         )
-        write_record(Path(folder), record, score_arrays(pl_module.results))
+        write_record(folder, record, score_arrays(pl_module.results))
 
 
 def make_record(

@@ -1,13 +1,14 @@
 """Curves of a run as one picture in its folder."""
 
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from sslam.run_folder import required_run_folder
 
 PRETRAINING_PANELS = {
     "Patch loss": {"train/patch_loss": ""},
@@ -41,7 +42,7 @@ class LossCurves(pl.Callback):
         self._stage_ends: dict[int, str] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: on every rank
+        self._folder = required_run_folder(trainer, self)
         stages = getattr(pl_module, "stages", [])
         ends = accumulate(stage.steps for stage in stages)
         self._stage_ends = {end: stage.name for end, stage in zip(ends, stages, strict=True)}

@@ -1,7 +1,6 @@
 """What the callbacks that draw a picture now and then have in common."""
 
 from abc import abstractmethod
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +11,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from sslam.run_folder import required_run_folder
 
 
 class RunPicture(pl.Callback):
@@ -56,9 +57,7 @@ class RunPicture(pl.Callback):
         """The picture."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._folder = (
-            Path(trainer.log_dir or trainer.default_root_dir) / "pictures"
-        )  # a collective call: on every rank
+        self._folder = required_run_folder(trainer, self) / "pictures"
         self._last_step = trainer.global_step
 
     def on_train_batch_end(

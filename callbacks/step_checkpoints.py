@@ -1,10 +1,11 @@
 """Checkpoints at chosen steps of a run, kept for good."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+
+from sslam.run_folder import required_run_folder
 
 
 class StepCheckpoints(pl.Callback):
@@ -29,7 +30,7 @@ class StepCheckpoints(pl.Callback):
         self.at_end = at_end
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "kept"
+        self._folder = required_run_folder(trainer, self) / "checkpoints" / "kept"
         self._last_step = -1
         if trainer.global_step in self.steps:  # of a resumed run as well: it may have a folder of its own
             self._keep(trainer, f"step={trainer.global_step:08d}")

@@ -14,8 +14,9 @@ from scipy.sparse import csr_array
 from data_modules.base import require_folder
 from data_modules.folder import check_fraction, is_held_out
 from data_modules.labelled import LabelledDataModule
-from data_modules.listing import ClipTable, iterate_audio_files, label_matrix
+from data_modules.listing import ClipTable, label_matrix
 from data_modules.metadata import class_column, read_table, require_file
+from sslam.audio_files import audio_files_below
 
 REMEDY = "Pass --data.metadata with the folder of the official CSV files."
 CLASSES_FILE = "class_labels_indices.csv"
@@ -96,7 +97,7 @@ def find_audio(root: Path, ids: Sequence[str]) -> dict[str, str]:
     """Path below `root` of the videos whose audio is there; the first one by name where there are several."""
     wanted = set(ids)
     found: dict[str, str] = {}
-    for name in iterate_audio_files(root):
+    for name in audio_files_below(root):
         stem = name.rpartition(os.sep)[2].rpartition(".")[0]
         match = FILE_NAME.fullmatch(stem)
         if match is None or (video := match["id"]) not in wanted:

@@ -5,6 +5,7 @@ import warnings
 from pathlib import Path
 
 from sslam.audio import FileProblem
+from sslam.audio_files import add_bad_files, as_text
 
 
 class BadFileLog:
@@ -19,11 +20,11 @@ class BadFileLog:
     def __init__(self, path: Path | None = None) -> None:
         self.path = path
         self.problems: dict[str, FileProblem] = {}
-        self._logged: set[str] = set()
+        self._listed_before: set[str] = set()
         self._warned = 0
         if path is not None and path.is_file():  # a resumed run goes on in its folder
-            with path.open(newline="") as file:
-                self._logged = {row["path"] for row in csv.DictReader(file)}
+            with path.open(newline="", encoding="utf-8") as file:
+                self._listed_before = {row["path"] for row in csv.DictReader(file)}
 
     def add(self, problems: list[FileProblem]) -> None:
         """Count, write and perhaps warn; a file that is known already is passed over."""
@@ -31,7 +32,8 @@ class BadFileLog:
         if not new:
             return
         self.problems |= new
-        self._write([problem for problem in new.values() if problem.path not in self._logged])
+        if self.path is not None:
+            add_bad_files(self.path, [new[path] for path in new if as_text(path) not in self._listed_before])
         if len(self.problems) >= 10 * self._warned:
             self._warn()
 
@@ -49,14 +51,3 @@ class BadFileLog:
         where = f" All of them are listed in '{self.path}'." if self.path is not None else ""
         counts = f"{skipped} skipped, {self._warned - skipped} repaired"
         warnings.warn(f"Bad audio files so far: {self._warned} ({counts}): {names}{more}.{where}", stacklevel=4)
-
-    def _write(self, problems: list[FileProblem]) -> None:
-        if self.path is None or not problems:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if file.tell() == 0:
-                writer.writerow(FileProblem._fields)
-            writer.writerows(problems)
-        self._logged.update(problem.path for problem in problems)

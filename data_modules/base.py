@@ -24,6 +24,7 @@ from data_modules.bad_files import BadFileLog
 from data_modules.listing import Listing
 from data_modules.sampler import ClipLoader, EvaluationSampler, Request, TrainingLoader, TrainingSampler
 from sslam.audio import MIN_SECONDS, SAMPLE_RATE, AudioFileError, FileProblem, decode_audio
+from sslam.run_folder import run_folder
 
 MAX_CLIP_SECONDS = 120.0  # the encoders' table of positions ends there
 MAX_ATTEMPTS = 1000  # files tried before a set counts as unreadable: a second or two
@@ -108,18 +109,18 @@ class AudioFileDataset(Dataset[Sample]):
             try:
                 return self._sample(index, crop_position=0.0)
             except AudioFileError as error:
-                return {"skipped": [_skipped(error)]}
+                return {"skipped": [error.problem]}
         rng = np.random.default_rng((self.seed, epoch, index))
         problems: list[FileProblem] = []
         try:
             return self._sample(index, rng.random())
         except AudioFileError as error:
-            problems.append(_skipped(error))
+            problems.append(error.problem)
         for other in rng.choice(len(self), size=min(len(self), MAX_ATTEMPTS), replace=False):
             try:
                 sample = self._sample(int(other), rng.random())
             except AudioFileError as error:
-                problems.append(_skipped(error))
+                problems.append(error.problem)
             else:
                 return sample | {"skipped": problems + sample["skipped"]}
         raise _nothing_readable(problems)
@@ -135,7 +136,7 @@ class AudioFileDataset(Dataset[Sample]):
             try:
                 self._sample(int(index), crop_position=0.0)
             except AudioFileError as error:
-                problems.append(_skipped(error))
+                problems.append(error.problem)
             else:
                 return
         raise _nothing_readable(problems)
@@ -158,10 +159,6 @@ class AudioFileDataset(Dataset[Sample]):
         if self.polyphony is not None:
             sample["polyphony"] = int(self.polyphony[index])
         return sample | {"skipped": [problem] if problem else []}
-
-
-def _skipped(error: AudioFileError) -> FileProblem:
-    return FileProblem(error.path, error.reason, "skipped")
 
 
 def _nothing_readable(problems: Sequence[FileProblem]) -> ValueError:
@@ -257,12 +254,12 @@ class AudioDataModule(pl.LightningDataModule):
             if split in self.listings:
                 rank_zero_info(f"{self.title}, {split}: {self.listings[split]}.")
         trainer = self.trainer
-        # `log_dir` is a broadcast: asked for here, where all processes are, and not where one of them meets a bad file.
-        if trainer is not None and (folder := trainer.log_dir) is not None:
+        # Asked for here, where all processes are, and not where one of them meets a bad file.
+        if trainer is not None and (folder := run_folder(trainer)) is not None:
             name = "bad_files.csv" if trainer.world_size == 1 else f"bad_files-rank{trainer.global_rank}.csv"
-            self.bad_files = BadFileLog(Path(folder) / name)
+            self.bad_files = BadFileLog(folder / name)
             if self.listings and trainer.is_global_zero:
-                self._write_listings(Path(folder) / "data.json")
+                self._write_listings(folder / "data.json")
 
     def teardown(self, stage: str) -> None:
         self.bad_files.summarise()

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.base import AudioDataModule, AudioFileDataset, require_folder
-from data_modules.listing import find_audio_files
 from sslam.audio import AUDIO_EXTENSIONS
+from sslam.audio_files import audio_files_below
 
 
 def is_held_out(name: str, fraction: float) -> bool:
@@ -73,7 +73,7 @@ class FolderDataModule(AudioDataModule):
 
     def make_sets(self, stage: str) -> None:
         root = require_folder(self.root)
-        names = find_audio_files(root)
+        names = sorted(audio_files_below(root))
         if not names:
             raise ValueError(
                 f"No audio file below '{root}': looked for {', '.join(AUDIO_EXTENSIONS)}. "

@@ -13,8 +13,8 @@ import soundfile
 import torch
 
 from data_modules.base import STAGE_SPLITS, AudioDataModule, AudioFileDataset, Sample, require_folder
-from data_modules.listing import iterate_audio_files
 from sslam.audio import SAMPLE_RATE, AudioFileError, Waveform, decode_whole_file
+from sslam.audio_files import audio_files_below
 
 MAX_SOURCES = 4  # one background, which every mixture has, and up to three foregrounds
 FOLDERS = {"training": "train", "validation": "validation", "test": "eval"}
@@ -179,7 +179,7 @@ class FUSSDataModule(AudioDataModule):
         )
 
     def _examples(self, folder: Path, name: str, with_stems: bool) -> list[Example]:
-        files = [f"{name}/{file}" for file in iterate_audio_files(require_folder(folder / name, "FUSS folder"))]
+        files = [f"{name}/{file}" for file in audio_files_below(require_folder(folder / name, "FUSS folder"))]
         example_list = folder / f"{name}_example_list.txt"
         has_list = example_list.is_file()
         examples = read_example_list(example_list) if has_list else find_examples(name, files)

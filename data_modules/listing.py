@@ -4,21 +4,18 @@ Shape letters: N clips, C classes.
 """
 
 import os
-import warnings
 from array import array
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import soundfile
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
-from sslam.audio import AUDIO_EXTENSIONS
+from sslam.audio_files import audio_files_below, stated_size
 
 MAX_HEADERS = 25_000  # opened in seconds on a local disk; of a larger set a random sample is
 NUM_THREADS = 8  # opening a header is waiting for the disk
@@ -82,45 +79,6 @@ class ClipTable:
         )
 
 
-def find_audio_files(root: Path) -> list[str]:
-    """Paths, relative to `root` and sorted, of all audio files below it, as :func:`iterate_audio_files`."""
-    return sorted(iterate_audio_files(root))
-
-
-def iterate_audio_files(root: Path) -> Iterator[str]:
-    """Paths, relative to `root`, of all audio files below it; hidden files and folders are passed over.
-
-    Links are followed, and each folder is listed once, whatever links lead to it. A folder that cannot be listed is
-    left out with a warning.
-    """
-    # Strings, not a Path per file: there may be millions of them.
-    prefix = len(os.path.join(root, ""))  # noqa: PTH118
-    listed: set[tuple[int, int]] = set()
-    pending = deque([str(root)])
-    while pending:
-        folder = pending.pop()
-        try:
-            status = Path(folder).stat()
-            if (status.st_dev, status.st_ino) in listed:
-                continue
-            listed.add((status.st_dev, status.st_ino))
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_dir():
-                        # Links come last, so that a folder has its own path wherever that lies below the root too.
-                        (pending.appendleft if entry.is_symlink() else pending.append)(entry.path)
-                    elif entry.name.lower().endswith(AUDIO_EXTENSIONS):
-                        yield entry.path[prefix:]
-        except OSError as error:
-            warnings.warn(
-                f"Cannot list the folder '{folder}' ({error.strerror}), so its files are left out. "
-                "Give yourself the right to read it if they are wanted.",
-                stacklevel=2,
-            )
-
-
 def label_matrix(rows: Iterable[Iterable[int]], num_classes: int) -> csr_array:
     """Sparse multi-hot labels (N, C) from the classes of each clip; a class named twice counts once."""
     columns, ends = array("i"), array("i", [0])  # not a list or an array per clip: there are millions
@@ -147,7 +105,7 @@ def find_listed(root: Path, names: Sequence[str]) -> tuple[list[str], NDArray[np
     found: dict[str, str] = {}
     by_file_name: dict[str, list[str]] = {}
     wanted = set(names)
-    for name in iterate_audio_files(root):
+    for name in audio_files_below(root):
         if name in wanted:
             found[name] = name
         elif (file_name := name.rpartition(os.sep)[2]) in wanted:
@@ -206,11 +164,4 @@ def count_unreadable(paths: Sequence[str]) -> tuple[int, int]:
     if len(files) > MAX_HEADERS:
         files = [files[row] for row in np.random.default_rng(0).choice(len(files), MAX_HEADERS, replace=False)]
     with ThreadPoolExecutor(NUM_THREADS) as pool:
-        return len(files), sum(pool.map(_is_unreadable, files))
-
-
-def _is_unreadable(path: str) -> bool:
-    try:
-        return bool(soundfile.info(os.fsencode(path)).frames == 0)
-    except (soundfile.SoundFileError, TypeError):  # TypeError: the extension .raw
-        return True
+        return len(files), sum(size.num_samples == 0 for size in pool.map(stated_size, files))

@@ -10,8 +10,9 @@ import soundfile
 
 from data_modules.base import require_folder
 from data_modules.labelled import LabelledDataModule
-from data_modules.listing import ClipTable, find_audio_files, find_listed, label_matrix
+from data_modules.listing import ClipTable, find_listed, label_matrix
 from data_modules.metadata import class_column, require_file
+from sslam.audio_files import audio_files_below
 
 WORDS = (  # noqa: SIM905, a list literal would take a line per name
     "backward bed bird cat dog down eight five follow forward four go happy house learn left marvin nine no off on one "
@@ -87,7 +88,7 @@ class SpeechCommandsDataModule(LabelledDataModule):
             "validation": self._read_list(root / "validation_list.txt"),
             "test": self._read_list(root / "testing_list.txt"),
         }
-        on_disk = [name for name in find_audio_files(root) if name.count(os.sep) == 1]
+        on_disk = [name for name in sorted(audio_files_below(root)) if name.count(os.sep) == 1]
         not_training = {clip.name for clips in listed.values() for clip in clips}
         listed["training"] = [clip for clip in self._words(root, on_disk) if clip.name not in not_training]
         tables = {}
@@ -151,7 +152,7 @@ class SpeechCommandsDataModule(LabelledDataModule):
 
     def _official_test(self, root: Path) -> ClipTable:
         clips = []
-        for name in find_audio_files(root):
+        for name in sorted(audio_files_below(root)):
             folder = name.partition(os.sep)[0]
             if folder not in self.columns:
                 raise ValueError(

@@ -4,9 +4,10 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
 import sslam
+from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
+from sslam.errors import UsageError
 
 # Command: (module with `main(args) -> exit code`, what it does). Trainer commands get their own name as first argument.
 TRAINER_COMMANDS = {
@@ -46,20 +47,26 @@ def overview() -> str:
     )
 
 
-def load(module: str) -> ModuleType:
-    """Imports a command's module.
+def run(module: str, args: Sequence[str]) -> int:
+    """Runs the command of a module.
+
+    Returns:
+        Its exit code.
 
     Raises:
-        SystemExit: With code 1 if that fails because the environment is broken, which has been explained.
+        SystemExit: With code 1 if the environment is broken, which has been explained.
     """
     try:
-        return importlib.import_module(module)
+        return int(importlib.import_module(module).main(args))
     except (ImportError, OSError, RuntimeError):  # RuntimeError: what torchvision says beside another torch
-        from sslam import environment
+        from sslam.environment import BrokenEnvironmentError, check
 
-        if environment.main() == 0:
-            raise  # a bug of ours
-        sys.exit(1)
+        try:
+            check()
+        except BrokenEnvironmentError as error:
+            print(f"Environment is broken: {error}", file=sys.stderr)
+            sys.exit(FAILED)
+        raise  # of other causes
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -69,36 +76,35 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Without the program's name; those of the process if None.
 
     Returns:
-        Exit code: 0, or 2 for a mistake of the user.
+        The command's exit code; 2 if there is no such command.
 
     Raises:
-        SystemExit: See :func:`load`; also for what the command itself refuses.
+        SystemExit: See :func:`run`; also for what the command itself refuses.
     """
     args = sys.argv[1:] if args is None else list(args)
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
         print(overview())
-        return 0
+        return DONE
     if command == "--version":
         print(f"sslam {sslam.__version__}")
-        return 0
+        return DONE
     if command in TRAINER_COMMANDS:
         from sslam.commands.fitting.config_files import locate_config_files
-        from sslam.errors import UsageError
 
         try:
             locate_config_files(args)  # a wrong file name is answered without waiting for torch
         except UsageError as error:
             print(f"sslam {command}: {error}", file=sys.stderr)
-            return 2
-        return int(load("sslam.commands.fit").main(args))
+            return USERS_MISTAKE
+        return run("sslam.commands.fit", args)
     if command in OTHER_COMMANDS:
-        return int(load(OTHER_COMMANDS[command][0]).main(args[1:]))
+        return run(OTHER_COMMANDS[command][0], args[1:])
     names = [*TRAINER_COMMANDS, *OTHER_COMMANDS]
     nearest = difflib.get_close_matches(command, names, n=1)
     remedy = f"Did you mean {nearest[0]}?" if nearest else f"The commands are: {', '.join(names)}."
     print(f"sslam: there is no command '{command}'. {remedy}", file=sys.stderr)
-    return 2
+    return USERS_MISTAKE
 
 
 if __name__ == "__main__":

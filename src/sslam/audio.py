@@ -53,6 +53,11 @@ class AudioFileError(ValueError):
         self.path = path
         self.reason = reason
 
+    @property
+    def problem(self) -> FileProblem:
+        """The same for the list of bad files."""
+        return FileProblem(self.path, self.reason, "skipped")
+
     def __reduce__(self) -> tuple[type["AudioFileError"], tuple[str, str]]:
         return type(self), (self.path, self.reason)
 

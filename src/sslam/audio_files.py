@@ -1,8 +1,10 @@
-"""Audio files and folders that a command is given, and the list of those that were bad."""
+"""Audio files below folders and those that a command is given, and the list of those that were bad."""
 
 import csv
 import os
-from collections.abc import Iterable
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,22 +35,45 @@ def stated_size(path: str) -> StatedSize:
         return StatedSize(0, 0, 0)
 
 
-def find_audio_files(paths: Iterable[str]) -> list[str]:
-    """Files as they are, and the audio files of folders with their subfolders; sorted, each path once.
+def audio_files_below(root: str | Path) -> Iterator[str]:
+    """Paths, relative to ``root``, of all audio files below it; hidden files and folders are passed over.
 
-    Raises:
-        UsageError: As :func:`find_named_audio_files`.
+    Links are followed, and each folder is listed once, whatever links lead to it. A folder that cannot be listed is
+    left out with a warning.
     """
-    return sorted(find_named_audio_files(paths))
+    # Strings, not a Path per file: there may be millions of them.
+    prefix = len(os.path.join(root, ""))  # noqa: PTH118
+    listed: set[tuple[int, int]] = set()
+    pending = deque([str(root)])
+    while pending:
+        folder = pending.pop()
+        try:
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in listed:
+                continue
+            listed.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir():
+                        # Links come last, so that a folder has its own path wherever that lies below the root too.
+                        (pending.appendleft if entry.is_symlink() else pending.append)(entry.path)
+                    elif entry.name.lower().endswith(AUDIO_EXTENSIONS):
+                        yield entry.path[prefix:]
+        except OSError as error:
+            warnings.warn(
+                f"Cannot list the folder '{folder}' ({error.strerror}), so its files are left out. "
+                "Give yourself the right to read it if they are wanted.",
+                stacklevel=2,
+            )
 
 
-def find_named_audio_files(paths: Iterable[str]) -> dict[str, str]:
-    """Files as they are, and the audio files of folders with their subfolders.
-
-    Hidden files and folders are passed over; links are followed, each folder once.
+def find_audio_files(paths: Iterable[str]) -> dict[str, str]:
+    """Files as they are, and the audio files of folders with their subfolders; see :func:`audio_files_below`.
 
     Returns:
-        For each file its path relative to the folder in which it was found; its name alone for a file as it is.
+        For each file, sorted, its path relative to the folder in which it was found; its name for a file as it is.
 
     Raises:
         UsageError: If a path does not exist, or there is no audio file at all.
@@ -59,8 +84,8 @@ def find_named_audio_files(paths: Iterable[str]) -> dict[str, str]:
         if path.is_file():
             found.setdefault(str(path), path.name)
         elif path.is_dir():
-            for file in _audio_files_below(path):
-                found.setdefault(file, os.path.relpath(file, path))
+            for name in audio_files_below(path):
+                found.setdefault(os.path.join(path, name), name)  # noqa: PTH118, a Path per file is ten times slower
         else:
             raise UsageError(f"There is no file or folder {path}. Give audio files, or folders of them.")
     if not found:
@@ -68,26 +93,21 @@ def find_named_audio_files(paths: Iterable[str]) -> dict[str, str]:
             f"No audio file in {', '.join(paths)}: looked for {', '.join(AUDIO_EXTENSIONS)}. Give a folder that holds "
             "some."
         )
-    return found
+    return dict(sorted(found.items()))
 
 
-def _audio_files_below(root: Path) -> Iterable[str]:
-    seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(AUDIO_EXTENSIONS) and not name.startswith("."):
-                yield os.path.join(folder, name)  # noqa: PTH118, a Path per file is ten times slower
+def as_text(name: str) -> str:
+    """A file name, which on Linux is any bytes, as text that every writer takes."""
+    return name.encode(errors="backslashreplace").decode()
 
 
-def write_bad_files(path: Path, problems: Iterable[FileProblem]) -> None:
-    """A CSV file with the columns path, reason and action, as the data modules write it."""
-    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
+def add_bad_files(path: Path, problems: Sequence[FileProblem]) -> None:
+    """Add lines to a CSV file with the columns path, reason and action, which is made with its folder if need be."""
+    if not problems:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
-        writer.writerow(FileProblem._fields)
+        if stream.tell() == 0:
+            writer.writerow(FileProblem._fields)
         writer.writerows(problems)

@@ -115,7 +115,7 @@ def halve(root: dict[str, Any]) -> None:
         ),
         (
             lambda root: root["architecture"]["encoder"].update(num_mel_bins=2),
-            "num_mel_bins must be a multiple of the patch size 4, got 2. Give it with --num-mel-bins.",
+            "num_mel_bins must be a multiple of the patch size 4, got 2. Give num_mel_bins.",
         ),
     ],
 )

@@ -246,8 +246,8 @@ def test_convert__unknown_tensors_are_left_out_on_request(tmp_path: Path, capsys
     model = pre_trained()
     model["center"] = torch.zeros(3)
     source, output = save_published(tmp_path / "p.pt", model), tmp_path / "ours.safetensors"
-    assert "--allow-unknown" in convert_error(capsys, source, output)
-    assert main([str(source), str(output), "--allow-unknown"]) == 0
+    assert "Leave the unknown ones out with allow_unknown" in convert_error(capsys, source, output)
+    assert main([str(source), str(output), "--allow_unknown"]) == 0
     assert "unknown, left out:\n  center" in capsys.readouterr().out
     assert not any("center" in name for name in load_file(output))
 
@@ -270,11 +270,11 @@ def test_convert__refuses_other_positions(tmp_path: Path, capsys: Any) -> None:
 
 def test_convert__asks_for_heads_that_the_width_does_not_tell(tmp_path: Path, capsys: Any) -> None:
     source = save_published(tmp_path / "p.pt", pre_trained(width=48))
-    assert "Give it with --num-heads" in convert_error(capsys, source, tmp_path / "ours")
+    assert "Give num_heads." in convert_error(capsys, source, tmp_path / "ours")
     assert "num_heads must divide the width 48, got 5" in convert_error(
-        capsys, source, tmp_path / "ours", "--num-heads", 5
+        capsys, source, tmp_path / "ours", "--num_heads", 5
     )
-    assert main([str(source), str(tmp_path / "ours"), "--num-heads", "4"]) == 0
+    assert main([str(source), str(tmp_path / "ours"), "--num_heads", "4"]) == 0
     assert load_encoder(tmp_path / "ours").num_heads == 4
 
 
@@ -286,7 +286,7 @@ def test_convert__names_a_missing_file_and_folder(tmp_path: Path, capsys: Any) -
 
 def test_convert__wrong_options_are_answered_in_one_line(capsys: Any) -> None:
     with pytest.raises(SystemExit) as exit_info:
-        main(["in.pt", "out", "--num-heads", "none"])
+        main(["in.pt", "out", "--num_heads", "none"])
     assert exit_info.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

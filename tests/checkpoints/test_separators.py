@@ -146,7 +146,7 @@ def test_convert__the_published_size_gives_the_published_outputs(tmp_path: Path)
 def test_convert__a_bird_model_without_shares(tmp_path: Path, consistency: Consistency) -> None:
     variables = separator_variables(4, window=55, shares=False, norm="global_layer_norm")
     prefix, output = write_bundle(tmp_path / "birds", variables), tmp_path / "ours.safetensors"
-    assert main([str(prefix), str(output), "--consistency", consistency, "--dilation-cycle", "2"]) == 0
+    assert main([str(prefix), str(output), "--consistency", consistency, "--dilation_cycle", "2"]) == 0
     separator = load_separator(output)
     assert (separator.sample_rate, separator.num_sources) == (22_050, 4)
     expected = small_separator(variables, 4, sample_rate=22_050, consistency=consistency, dilation_cycle=2)
@@ -162,11 +162,11 @@ def test_convert__consistency_that_is_not_known_or_contradicts(tmp_path: Path, c
         error = convert_error(capsys, prefix, output, *options)
         assert "no weights for shares (mix_weights)" in error
         assert "magsq, uniform or none, got" in error
-        assert "Give it with --consistency" in error
+        assert "Give consistency." in error
     prefix = write_bundle(tmp_path / "with", separator_variables())
     error = convert_error(capsys, prefix, output, "--consistency", "magsq")
-    assert "so its consistency is pred_source, not magsq. Leave --consistency out." in error
-    error = convert_error(capsys, prefix, output, "--dilation-cycle", "33")
+    assert "so its consistency is pred_source, not magsq. Leave consistency out." in error
+    error = convert_error(capsys, prefix, output, "--dilation_cycle", "33")
     assert "The dilation cycle must be between 1 and 32, got 33" in error
     assert not output.exists()
 
@@ -348,9 +348,9 @@ def test_loading__of_a_bundle_names_the_command(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--to", "published"], "--to published is not for"),
-        (["--num-heads", "2"], "--num-heads 2 is not for"),
-        (["--num-mel-bins", "128"], "--num-mel-bins 128 is not for"),
-        (["--allow-unknown"], "--allow-unknown is not for"),
+        (["--num_heads", "2"], "--num_heads 2 is not for"),
+        (["--num_mel_bins", "128"], "--num_mel_bins 128 is not for"),
+        (["--allow_unknown"], "--allow_unknown is not for"),
     ],
 )
 def test_convert__options_of_encoders_are_refused_for_separators(
@@ -365,6 +365,6 @@ def test_convert__options_of_encoders_are_refused_for_separators(
 def test_convert__options_of_tensorflow_checkpoints_are_refused_for_others(tmp_path: Path, capsys: Any) -> None:
     run, encoder = run_checkpoint(tmp_path / "last.ckpt"), save_published(tmp_path / "p.pt", pre_trained())
     for path in (run, encoder):
-        for options in (["--consistency", "magsq"], ["--dilation-cycle", "8"]):
+        for options in (["--consistency", "magsq"], ["--dilation_cycle", "8"]):
             error = convert_error(capsys, path, tmp_path / "out", *options)
             assert f"{' '.join(options)} is not for {path}, which is no TensorFlow checkpoint" in error

@@ -13,7 +13,7 @@ import torch
 
 from sslam.__main__ import main
 from sslam.commands import evaluate
-from sslam.commands.evaluate import Weights, all_runs, folds_of, parse, subcommand_of, weights_of
+from sslam.commands.evaluate import Weights, all_runs, build_parser, folds_of, subcommand_of, weights_of
 
 ESC50 = "experiments/evaluation/esc50_linear_probe.yaml"
 CLASSES = ("dog", "rooster", "pig")
@@ -63,7 +63,7 @@ def run_here(command: list[str], stdout: Any, **_: Any) -> Any:
 
 
 def options(*args: str) -> Any:
-    return parse([*args, "--recipe", ESC50])[0]
+    return build_parser().parse_args([*args, "--recipe", ESC50])
 
 
 def test_folds_of__come_from_the_data_module() -> None:
@@ -89,7 +89,9 @@ def test_weights_of__names_and_random_weights(tmp_path: Path) -> None:
 
 def test_all_runs__recipes_x_weights_x_folds(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
-    given = parse(["--checkpoint", str(tmp_path / "a.ckpt"), "--random", "--recipe", ESC50, "--recipe", SOUNDSCAPES])[0]
+    given = build_parser().parse_args(
+        ["--checkpoint", str(tmp_path / "a.ckpt"), "--random", "--recipe", ESC50, "--recipe", SOUNDSCAPES]
+    )
     runs = list(all_runs(given, tmp_path / "evaluation"))
     assert len(runs) == 2 * 5 + 2
     assert len({run.folder for run in runs}) == len(runs)
@@ -105,7 +107,8 @@ def test_all_runs__recipes_x_weights_x_folds(tmp_path: Path) -> None:
 def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
     rows = ["--checkpoint", f"log-mel={LOG_MEL}", "--checkpoint", str(tmp_path / "a.ckpt"), "--random"]
-    runs = list(all_runs(parse([*rows, "--recipe", RETRIEVAL, "--recipe", ESC50, "--folds", "2"])[0], tmp_path))
+    given = build_parser().parse_args([*rows, "--recipe", RETRIEVAL, "--recipe", ESC50, "--folds", "2"])
+    runs = list(all_runs(given, tmp_path))
     assert [run.weights.label for run in runs] == ["random weights", "log-mel", "a"] * 2
     assert runs[0].weights.file == str(tmp_path / "a.ckpt")  # the architecture of a checkpoint, not of a baseline
     test, fit = runs[1].command([]), runs[4].command([])

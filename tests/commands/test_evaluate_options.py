@@ -59,7 +59,7 @@ def test_evaluate__weights_may_be_chosen_without_random_ones(monkeypatch: pytest
     assert command[command.index("--experiment") + 1] == "esc50_linear_probe"
 
 
-def test_run__quotes_this_attempt_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_in_process__quotes_this_attempt_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = EvaluationRun("recipe.yaml", Weights("a", "a.ckpt"), None, tmp_path)
     monkeypatch.setattr(EvaluationRun, "experiment", "recipe")
     texts = iter(["sslam fit: no such folder é\n", "MemoryError\n", ""])
@@ -69,6 +69,19 @@ def test_run__quotes_this_attempt_only(tmp_path: Path, monkeypatch: pytest.Monke
         return subprocess.CompletedProcess(command, 1)
 
     monkeypatch.setattr(evaluate.subprocess, "run", fails)
-    assert evaluate.run(evaluation, []) == (1, "sslam fit: no such folder é")
-    assert evaluate.run(evaluation, []) == (1, "MemoryError")
-    assert evaluate.run(evaluation, []) == (1, "no output")
+    assert evaluate.run_in_process(evaluation, []) == (1, "sslam fit: no such folder é")
+    assert evaluate.run_in_process(evaluation, []) == (1, "MemoryError")
+    assert evaluate.run_in_process(evaluation, []) == (1, "no output")
+
+
+def test_evaluate__interrupted_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluate, "run_in_process", interrupted)
+    assert main(["evaluate", "--checkpoint", "a.ckpt", *RECIPE, "--folds", "1", "--run_id", "mine"]) == 130
+    said = capsys.readouterr()
+    assert said.out == "[1/1] esc50_linear_probe, a, fold 1\n"
+    assert said.err == "sslam evaluate: Interrupted. Go on with the same command and --run_id mine.\n"

@@ -1,6 +1,7 @@
 """Clips, bad files and resuming in real runs of the Trainer."""
 
 import csv
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -281,6 +282,15 @@ def test_bad_file_log__thousands_of_files_give_few_warnings_and_a_resumed_run_re
     assert "'0.wav' (skipped: empty (0 bytes)); " in str(caught[4].message)
     assert "and 1997 more" in str(caught[4].message)
     assert len(read_bad_files(tmp_path)) == 2000
+
+
+def test_bad_file_log__a_name_of_any_bytes_is_listed_once_also_by_a_resumed_run(tmp_path: Path) -> None:
+    problem = FileProblem(os.fsdecode(b"caf\xe9.wav"), "silent", "skipped")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="Bad audio files so far: 1"):
+            BadFileLog(tmp_path / "bad_files.csv").add([problem])
+    (listed,) = read_bad_files(tmp_path)
+    assert listed["path"] == r"caf\udce9.wav"
 
 
 @pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])

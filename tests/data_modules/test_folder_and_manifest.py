@@ -1,54 +1,14 @@
 """Finding files: folder trees and manifests, right and wrong."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 
 from data_modules import FolderDataModule, ManifestDataModule
-from data_modules.folder import find_audio_files, hold_out
+from data_modules.folder import hold_out
 from data_modules.manifest import read_manifest
-
-
-def test_find_audio_files__whole_tree_sorted_without_hidden_and_other_files(tmp_path: Path) -> None:
-    for name in ("b/x.FLAC", "a.wav", "b/c/y.mp3", "z.Ogg", ".hidden.wav", ".cache/h.wav", "notes.txt", "b/wav"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_audio_files(tmp_path) == ["a.wav", "b/c/y.mp3", "b/x.FLAC", "z.Ogg"]
-
-
-def test_find_audio_files__links_are_followed_and_each_folder_is_listed_once(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    for name in ("root/a.wav", "root/sub/b.wav", "root/sub/deep/c.wav", "outside/d.wav"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (root / "sub" / "up").symlink_to(root, target_is_directory=True)  # a loop
-    (root / "sub" / "deep" / "self").symlink_to(".", target_is_directory=True)
-    (root / "again").symlink_to(root / "sub", target_is_directory=True)  # sorts before "sub", which is preferred
-    (root / "linked").symlink_to(tmp_path / "outside", target_is_directory=True)
-    (root / "link.wav").symlink_to(root / "a.wav")
-    (root / "broken").symlink_to(root / "nowhere")
-    assert find_audio_files(root) == ["a.wav", "link.wav", "linked/d.wav", "sub/b.wav", "sub/deep/c.wav"]
-
-
-def test_find_audio_files__a_folder_that_cannot_be_listed_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "locked").mkdir()
-    (tmp_path / "a.wav").touch()
-    scandir = os.scandir
-
-    def refuse(folder: str) -> Any:  # permissions would not keep root out
-        if folder.endswith("locked"):
-            raise PermissionError(13, "Permission denied")
-        return scandir(folder)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.warns(UserWarning, match=r"Cannot list the folder '.*locked' \(Permission denied\)"):
-        assert find_audio_files(tmp_path) == ["a.wav"]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ class Checkpoint:
         if "num_heads" in arguments and arguments["num_heads"] is None:
             raise CheckpointError(
                 f"The file does not state the number of attention heads and its width {arguments['width']} is not a "
-                f"multiple of {published.HEAD_WIDTH}, which would tell it. Give it with --num-heads (num_heads)."
+                f"multiple of {published.HEAD_WIDTH}, which would tell it. Give num_heads."
             )
         return arguments
 
@@ -170,7 +170,7 @@ def read_checkpoint(
         problems = list_problems(shapes, expected, refused, str if is_ours else published.published_name)
         if problems:
             only_unknown = not list_problems(shapes, expected, [])
-            remedy = "Leave the unknown ones out with --allow-unknown" if only_unknown else "Give a whole checkpoint"
+            remedy = "Leave the unknown ones out with allow_unknown" if only_unknown else "Give a whole checkpoint"
             raise CheckpointError(f"The file's tensors are not those of our networks. {remedy}.\n{problems}")
 
         stated = contents.stated
@@ -178,8 +178,8 @@ def read_checkpoint(
         num_rows, remainder = divmod(num_mel_bins, sizes.patch_size)
         if num_rows < 1 or (remainder and not sizes.channels):
             raise CheckpointError(
-                f"num_mel_bins must be a multiple of the patch size {sizes.patch_size}, got {num_mel_bins}. Give it "
-                "with --num-mel-bins."
+                f"num_mel_bins must be a multiple of the patch size {sizes.patch_size}, got {num_mel_bins}. Give "
+                "num_mel_bins."
             )
         for name in positions:
             published.check_positions(name, contents.read(name), sizes.width, num_rows)
@@ -243,7 +243,7 @@ def _num_heads(width: int, stated: int | None) -> int | None:
     if stated is None:
         return None if width % published.HEAD_WIDTH else width // published.HEAD_WIDTH
     if stated < 1 or width % stated:
-        raise CheckpointError(f"num_heads must divide the width {width}, got {stated}. Give it with --num-heads.")
+        raise CheckpointError(f"num_heads must divide the width {width}, got {stated}. Give num_heads.")
     return stated
 
 

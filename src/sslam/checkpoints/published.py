@@ -235,14 +235,14 @@ def check_positions(name: str, positions: Tensor, width: int, num_rows: int) -> 
     num_positions = positions.shape[1] if positions.dim() == 3 else 0
     if positions.shape != (1, num_positions, width) or num_positions % num_rows or num_positions == 0:
         raise CheckpointError(
-            f"{name} has shape {tuple(positions.shape)}; it must be (1, columns x {num_rows}, {width}). Give the "
-            "number of mel bins of the model with --num-mel-bins, or another file."
+            f"{name} has shape {tuple(positions.shape)}; it must be (1, columns x {num_rows}, {width}). Give "
+            "num_mel_bins of the model, or another file."
         )
     ours = sincos_positions_2d(width, num_positions // num_rows, num_rows)
     difference = torch.nan_to_num(positions[0] - ours, nan=torch.inf).abs().max().item()
     if difference > POSITIONS_TOLERANCE:
         raise CheckpointError(
             f"{name} differs by up to {difference:.2g} from the sine-cosine table of {num_rows} rows that our encoder "
-            f"computes ({POSITIONS_TOLERANCE:g} is allowed), so its features would differ. Give the number of mel bins "
-            "of the model with --num-mel-bins, or another file."
+            f"computes ({POSITIONS_TOLERANCE:g} is allowed), so its features would differ. Give num_mel_bins of the "
+            "model, or another file."
         )

@@ -120,8 +120,7 @@ def read_published_separator(
     """
     if not 1 <= dilation_cycle <= MAX_DILATION_CYCLE:
         raise CheckpointError(
-            f"The dilation cycle must be between 1 and {MAX_DILATION_CYCLE}, got {dilation_cycle}. Give it with "
-            "--dilation-cycle (dilation_cycle)."
+            f"The dilation cycle must be between 1 and {MAX_DILATION_CYCLE}, got {dilation_cycle}. Give dilation_cycle."
         )
     with _naming(path):
         variables = read_bundle(path)
@@ -171,13 +170,13 @@ def _consistency(has_shares: bool, given: str | None) -> str:
         if given not in (None, "pred_source"):
             raise CheckpointError(
                 f"The checkpoint has weights for shares (mix_weights), so its consistency is pred_source, not {given}. "
-                "Leave --consistency out."
+                "Leave consistency out."
             )
         return "pred_source"
     if given not in ("magsq", "uniform", "none"):
         raise CheckpointError(
             "The checkpoint has no weights for shares (mix_weights), so the estimates are made consistent in another "
-            f"way: magsq, uniform or none, got {given}. Give it with --consistency (consistency)."
+            f"way: magsq, uniform or none, got {given}. Give consistency."
         )
     return given
 

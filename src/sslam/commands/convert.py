@@ -4,39 +4,21 @@ import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
-from sslam.checkpoints.separators import (
-    SeparatorCheckpoint,
-    holds_separator,
-    read_published_separator,
-    read_separator,
-)
-from sslam.checkpoints.tensorflow_bundle import bundle_files, is_bundle
-from sslam.checkpoints.writing import write_published, write_separator, write_sslam
-from sslam.errors import CheckpointError, printable
+from sslam.commands.command import CommandParser, check_output, main_of, positive_integer
+from sslam.commands.exit_codes import DONE
+from sslam.errors import UsageError, printable
 
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"sslam convert: {message}. See sslam convert --help.\n")
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return value
+if TYPE_CHECKING:
+    from sslam.checkpoints import Checkpoint
+    from sslam.checkpoints.separators import SeparatorCheckpoint
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``sslam convert``."""
-    parser = _Parser(
-        prog="sslam convert",
+    parser = CommandParser(
+        "convert",
         description="Turns a published EAT or SSLAM checkpoint, or one of our runs, into a safetensors file that "
         "pre-training (initial_checkpoint) and evaluation load; or any of these into the published names. Turns a "
         "TensorFlow checkpoint of the authors' MixIT code, or a MixIT run, into a safetensors file of the separator. "
@@ -55,13 +37,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     encoders = parser.add_argument_group("encoders (EAT, SSLAM)")
     encoders.add_argument(
-        "--allow-unknown", action="store_true", help="leave out tensors of unknown names, and list them"
+        "--allow_unknown", action="store_true", help="leave out tensors of unknown names, and list them"
     )
     encoders.add_argument(
-        "--num-heads", type=_positive, help="attention heads (default: as the file states, or width / 64)"
+        "--num_heads", type=positive_integer, help="attention heads (default: as the file states, or width / 64)"
     )
     encoders.add_argument(
-        "--num-mel-bins", type=_positive, help="mel bins of the features (default: as stated, or 128)"
+        "--num_mel_bins", type=positive_integer, help="mel bins of the features (default: as stated, or 128)"
     )
     separators = parser.add_argument_group("separators (TensorFlow checkpoints only)")
     separators.add_argument(
@@ -71,68 +53,60 @@ def build_parser() -> argparse.ArgumentParser:
         "tell that it is pred_source",
     )
     separators.add_argument(
-        "--dilation-cycle", type=_positive, help="blocks after which the dilation starts again (default: 8)"
+        "--dilation_cycle", type=positive_integer, help="blocks after which the dilation starts again (default: 8)"
     )
     return parser
 
 
-def main(args: list[str]) -> int:
-    """Run the command.
+def convert(options: argparse.Namespace) -> int:
+    """Read the input, write the output and say what was in it."""
+    check_output(options.output, options.overwrite)
+    from sslam.checkpoints.separators import SeparatorCheckpoint
+    from sslam.checkpoints.writing import write_published, write_separator, write_sslam
 
-    Args:
-        args: Command line without the program and command names.
-
-    Returns:
-        Exit code: 0, or 2 for a file that cannot be converted, with the reason on stderr.
-    """
-    options = build_parser().parse_args(args)
-    try:
-        if options.output.exists() and not options.overwrite:
-            raise CheckpointError(f"{options.output} exists already. Choose another name or add --overwrite.")
-        if not options.output.parent.is_dir():
-            raise CheckpointError(f"There is no folder {options.output.parent}. Make it, or choose another output.")
-        checkpoint = _read(options)
-        if isinstance(checkpoint, SeparatorCheckpoint):
-            write_separator(checkpoint, options.output)
-        elif options.to == "published":
-            write_published(checkpoint, options.output)
-        else:
-            write_sslam(checkpoint, options.output)
-    except (CheckpointError, OSError) as error:
-        sys.stderr.write(f"sslam convert: {error}\n")
-        return 2
-    text = separator_summary(checkpoint) if isinstance(checkpoint, SeparatorCheckpoint) else summary(checkpoint)
-    sys.stdout.write(text + f"\nwritten: {options.output} ({options.to})\n")
-    return 0
+    checkpoint = read(options)
+    if isinstance(checkpoint, SeparatorCheckpoint):
+        write_separator(checkpoint, options.output)
+        text = separator_summary(checkpoint)
+    else:
+        write = write_published if options.to == "published" else write_sslam
+        write(checkpoint, options.output)
+        text = summary(checkpoint)
+    sys.stdout.write(f"{text}\nwritten: {options.output} ({options.to})\n")
+    return DONE
 
 
-def _read(options: argparse.Namespace) -> Checkpoint | SeparatorCheckpoint:
+def read(options: argparse.Namespace) -> "Checkpoint | SeparatorCheckpoint":
     """The input, whatever it is, with its SHA-256 unless it states another file's."""
+    from sslam.checkpoints.loading import file_sha256, read_checkpoint
+    from sslam.checkpoints.separators import holds_separator, read_published_separator, read_separator
+    from sslam.checkpoints.tensorflow_bundle import bundle_files, is_bundle
+
     if is_bundle(options.input):
-        _refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
+        refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
         bundle = read_published_separator(options.input, options.consistency, options.dilation_cycle or 8)
         return replace(bundle, source_sha256=file_sha256(*bundle_files(options.input)))
     checkpoint: Checkpoint | SeparatorCheckpoint
     if holds_separator(options.input):
-        _refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
-        _refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint and states them itself")
+        refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
+        refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint and states them itself")
         checkpoint = read_separator(options.input)
     else:
-        _refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint")
+        refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint")
         checkpoint = read_checkpoint(options.input, options.allow_unknown, options.num_heads, options.num_mel_bins)
     return replace(checkpoint, source_sha256=checkpoint.source_sha256 or file_sha256(options.input))
 
 
-def _refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> None:
+def refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> None:
     """Options that would be passed over are refused."""
     for name in names:
         value = getattr(options, name)
         if value not in (None, False, "sslam"):
-            option = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
-            raise CheckpointError(f"{option} is not for {options.input}, which is {kind}. Leave it out.")
+            given = f"--{name}" if value is True else f"--{name} {value}"
+            raise UsageError(f"{given} is not for {options.input}, which is {kind}. Leave it out.")
 
 
-def summary(checkpoint: Checkpoint) -> str:
+def summary(checkpoint: "Checkpoint") -> str:
     """What was read, for the terminal."""
     encoder = checkpoint.hyper_parameters["encoder"]
     tensors = checkpoint.tensors
@@ -165,7 +139,7 @@ def summary(checkpoint: Checkpoint) -> str:
     return "\n".join(lines)
 
 
-def separator_summary(checkpoint: SeparatorCheckpoint) -> str:
+def separator_summary(checkpoint: "SeparatorCheckpoint") -> str:
     """What was read of a separator, for the terminal."""
     step = "not stated" if checkpoint.global_step is None else f"{checkpoint.global_step:,}"
     parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
@@ -179,3 +153,6 @@ def separator_summary(checkpoint: SeparatorCheckpoint) -> str:
     if checkpoint.skipped:
         lines.append("skipped:\n  " + "\n  ".join(map(printable, checkpoint.skipped)))
     return "\n".join(lines)
+
+
+main = main_of(build_parser, convert)

@@ -14,13 +14,67 @@ from typing import Any
 
 import yaml
 
+from sslam.commands.command import CommandParser, new_run_id, run
+from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
+from sslam.commands.fitting.class_paths import find_class, find_method
 from sslam.commands.fitting.config_files import composed_files, experiment_name, locate
-from sslam.commands.fitting.error_messages import find_class
-from sslam.commands.fitting.run_folder import new_run_id
 from sslam.errors import UsageError
 
-USERS_MISTAKE = 2  # exit code of `sslam fit` and `sslam test`
-LOG = "log.txt"
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Own options; the others go to every run."""
+    parser = CommandParser(
+        "evaluate",
+        description="Evaluate checkpoints by recipes (linear probe, fine-tuning, retrieval): all folds, then one table "
+        "and page.",
+        epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Example: "
+        "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --random "
+        "--recipe experiments/evaluation/esc50_linear_probe.yaml --data.root data/esc50",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        required=True,
+        metavar="[NAME=]FILE",
+        help="weights to evaluate, with the name the table gives them; once or more. A YAML file stands for an encoder "
+        "that needs none, such as experiments/evaluation/baselines/log_mel.yaml",
+    )
+    parser.add_argument(
+        "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"
+    )
+    parser.add_argument(
+        "--recipe", action="append", required=True, metavar="FILE.yaml", help="how to evaluate; once or more"
+    )
+    parser.add_argument("--folds", type=int, nargs="+", help="these folds only, where the data has any")
+    parser.add_argument(
+        "--run_id", help="name of this evaluation; an old one is gone on with, without doing finished runs again"
+    )
+    parser.add_argument("--output", default="runs/evaluation", help="folder of all evaluations (default: %(default)s)")
+    return parser
+
+
+def main(args: Sequence[str]) -> int:
+    """Runs ``sslam evaluate``.
+
+    Args:
+        args: Command line without the program and command names.
+
+    Returns:
+        Exit code: 0; 1 if a run crashed; 2 for a mistake of the user, or if no run could be done; 130 if interrupted.
+
+    Raises:
+        SystemExit: With code 2 for a mistake that the parser finds.
+    """
+    parser = build_parser()
+    options, more = parser.parse_known_args(args)
+    root = Path(options.output) / (options.run_id or new_run_id())
+    after_interruption = f"Go on with the same command and --run_id {root.name}."
+    return run(parser.prog, lambda: evaluate(options, more, root), after_interruption)
+
+
+# ---- what is evaluated -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -74,6 +128,10 @@ class EvaluationRun:
         return self.root / self.experiment / self.run_id
 
     @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
     def is_finished(self) -> bool:
         return (self.folder / "results-test.json").is_file()
 
@@ -107,8 +165,8 @@ class EvaluationRun:
         return f"{self.experiment}, {self.weights.label}" + ("" if self.fold is None else f", fold {self.fold}")
 
 
-def named_class(recipe: str, key: str) -> tuple[Any, dict[str, Any]]:
-    """The class that a recipe names for ``model`` or ``data``, and the arguments that it states.
+def named_class(recipe: str, key: str) -> tuple[str, dict[str, Any]]:
+    """The path of the class that a recipe names for ``model`` or ``data``, and the arguments that it states.
 
     Raises:
         UsageError: If it names none.
@@ -122,53 +180,20 @@ def named_class(recipe: str, key: str) -> tuple[Any, dict[str, Any]]:
         arguments |= value.get("init_args") or {}
     if class_path is None:
         raise UsageError(f"{recipe} names no {key}. Give a recipe such as those of experiments/evaluation/.")
-    return find_class(class_path), arguments
+    return class_path, arguments
 
 
 def folds_of(recipe: str) -> Sequence[int | None]:
     """The folds of a recipe's data, or a single None where it has none or the recipe chooses."""
-    data, arguments = named_class(recipe, "data")
-    folds: Sequence[int | None] = (None,) if "fold" in arguments else getattr(data, "folds", (None,))
+    class_path, arguments = named_class(recipe, "data")
+    folds: Sequence[int | None] = (None,) if "fold" in arguments else getattr(find_class(class_path), "folds", (None,))
     return folds
 
 
 def subcommand_of(recipe: str) -> str:
     """`fit`, or `test` for a method that trains nothing."""
-    model, _ = named_class(recipe, "model")
-    return "fit" if getattr(model, "needs_training", True) else "test"
-
-
-def parse(args: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Own options, and the rest for every run."""
-    parser = argparse.ArgumentParser(
-        prog="sslam evaluate",
-        description="Evaluate checkpoints by recipes (linear probe, fine-tuning, retrieval): all folds, then one table "
-        "and page.",
-        epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Example: "
-        "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --random "
-        "--recipe experiments/evaluation/esc50_linear_probe.yaml --data.root data/esc50",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--checkpoint",
-        action="append",
-        required=True,
-        metavar="[NAME=]FILE",
-        help="weights to evaluate, with the name the table gives them; once or more. A YAML file stands for an encoder "
-        "that needs none, such as experiments/evaluation/baselines/log_mel.yaml",
-    )
-    parser.add_argument(
-        "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"
-    )
-    parser.add_argument(
-        "--recipe", action="append", required=True, metavar="FILE.yaml", help="how to evaluate; once or more"
-    )
-    parser.add_argument("--folds", type=int, nargs="+", help="these folds only, where the data has any")
-    parser.add_argument(
-        "--run_id", help="name of this evaluation; an old one is gone on with, without doing finished runs again"
-    )
-    parser.add_argument("--output", default="runs/evaluation", help="folder of all evaluations (default: %(default)s)")
-    return parser.parse_known_args(args)
+    class_path, _ = named_class(recipe, "model")
+    return "fit" if find_method(class_path).needs_training else "test"
 
 
 def weights_of(options: argparse.Namespace) -> list[Weights]:
@@ -203,6 +228,7 @@ def weights_of(options: argparse.Namespace) -> list[Weights]:
 
 def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]:
     """Every recipe, all weights, all folds."""
+    rows = weights_of(options)
     for given in options.recipe:
         recipe = locate(given)
         folds, subcommand = folds_of(recipe), subcommand_of(recipe)
@@ -210,7 +236,7 @@ def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]
         unknown = [] if None in folds else [fold for fold in options.folds or [] if fold not in folds]
         if unknown:
             raise UsageError(f"--folds {unknown[0]}: {given} has the folds {', '.join(map(str, folds))}.")
-        for weights in weights_of(options):
+        for weights in rows:
             for fold in wanted:
                 yield EvaluationRun(recipe, weights, fold, root, subcommand)
 
@@ -247,62 +273,54 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
             )
 
 
-def run(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int, str]:
-    """Do one run, its output in ``log.txt`` in its folder.
+# ---- doing it --------------------------------------------------------------------------------------------------------
+
+
+def run_in_process(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int, str]:
+    """One run, its output in its log.
 
     Returns:
         Exit code, and where it failed what the run said last.
     """
     evaluation.folder.mkdir(parents=True, exist_ok=True)
-    log = evaluation.folder / LOG
-    with log.open("a", encoding="utf-8") as stream:
+    with evaluation.log.open("a", encoding="utf-8") as stream:
         start = stream.tell()  # an interrupted run has written before
         code = subprocess.run(
             evaluation.command(more), stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
         ).returncode
-    if code == 0:
-        return code, ""
-    text = log.read_bytes()[start:].decode("utf-8", errors="replace")
+    if code == DONE and not evaluation.is_finished:
+        return FAILED, "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults"
+    if code == DONE:
+        return DONE, ""
+    text = evaluation.log.read_bytes()[start:].decode("utf-8", errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
     said = [line for line in lines if line.startswith(f"sslam {evaluation.subcommand}:")]
     return code, (said or lines or ["no output"])[-1]
 
 
-def main(args: Sequence[str]) -> int:
-    """Runs ``sslam evaluate``.
+def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> int:
+    """All runs that are not finished, and the report of all; see :func:`main`."""
+    from sslam.commands.report import report
 
-    Returns:
-        0; 1 if a run crashed; 2 for a mistake of the user, or if no run could be done.
-    """
-    options, more = parse(args)
-    root = Path(options.output) / (options.run_id or new_run_id())
-    try:
-        runs = list(all_runs(options, root))
-        check_runs(runs, more)
-    except (UsageError, ValueError) as error:
-        print(f"sslam evaluate: {error}", file=sys.stderr)
-        return USERS_MISTAKE
-    not_done: list[tuple[EvaluationRun, int, str]] = []
+    runs = list(all_runs(options, root))
+    check_runs(runs, more)
+    failures: list[int] = []
     for number, evaluation in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {evaluation}", end="", flush=True)
         if evaluation.is_finished:
             print(": done before")
             continue
         try:
-            code, said = run(evaluation, more)
+            code, said = run_in_process(evaluation, more)
         except KeyboardInterrupt:
-            print(f"\nInterrupted. Go on with the same command and --run_id {root.name}.", file=sys.stderr)
-            return 130
-        if code == 0 and not evaluation.is_finished:
-            code, said = 1, "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults"
-        if code:
-            not_done.append((evaluation, code, said))
-        print(f": not done, {said} ({evaluation.folder / LOG})" if code else ": done", flush=True)
-    if not_done:
-        print(f"\n{len(not_done)} of {len(runs)} runs were not done; the table is of the others.", file=sys.stderr)
-    if len(not_done) == len(runs):
-        return max(code for _, code, _ in not_done)
-    from sslam.commands import report
-
-    code = report.main([str(root), "--output", str(root)])
-    return 1 if any(code != USERS_MISTAKE for _, code, _ in not_done) else code
+            print()  # what is said of it has a line of its own
+            raise
+        if code != DONE:
+            failures.append(code)
+        print(": done" if code == DONE else f": not done, {said} ({evaluation.log})", flush=True)
+    if failures:
+        print(f"\n{len(failures)} of {len(runs)} runs were not done; the table is of the others.", file=sys.stderr)
+    if len(failures) == len(runs):
+        return max(failures)
+    report([root], root)
+    return DONE if set(failures) <= {USERS_MISTAKE} else FAILED

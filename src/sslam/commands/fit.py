@@ -1,11 +1,10 @@
 """`sslam fit | validate | test | predict`: Lightning's command line with run folders, short errors and safe resuming.
 
-This is the only module of the library that knows of data modules and callbacks: YAML files name them.
+YAML files name methods, data modules and callbacks; what is particular to a method it says itself.
 """
 
 import logging
 import sys
-import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +13,17 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import yaml
+from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks import TrainingProgress
-from sslam.commands.fitting.checks import check_values
+from sslam.commands.command import CHECKING_MODULES, is_users_mistake, new_run_id
+from sslam.commands.exit_codes import DONE, USERS_MISTAKE
+from sslam.commands.fitting.class_paths import find_method
 from sslam.commands.fitting.config_files import experiment_name, locate_config_files
-from sslam.commands.fitting.error_messages import ShortErrorParser, find_class
+from sslam.commands.fitting.error_messages import ShortErrorParser
 from sslam.commands.fitting.resume import (
     ConfigWins,
     check_state_fits,
@@ -29,25 +31,23 @@ from sslam.commands.fitting.resume import (
     load_checkpoint,
     resolve_checkpoint,
 )
-from sslam.commands.fitting.run_folder import (
-    RunCheckpoint,
-    RunFolder,
-    SaveRunConfig,
-    hyperparameters,
-    new_run_id,
-    unused,
-)
+from sslam.commands.fitting.run_folder import RunCheckpoint, RunFolder, SaveRunConfig, hyperparameters, unused
 from sslam.errors import UsageError
-from sslam.methods.classifier import Classifier
-
-# Modules whose ValueErrors are about a value that the user gave; the last one checks the trainer's arguments.
-CHECKING_MODULES = ("sslam.", "data_modules.", "callbacks.", "lightning.pytorch.trainer.connectors.")
 
 WANDB_REMEDY = "Run `wandb login` once, or keep the log on this machine: --trainer.logger.init_args.offline true."
 
+MEANT_TO_BE_SO = (
+    r"(Experiment logs|Checkpoint) directory .* exists and is not empty",  # nothing in it is overwritten
+    r"Found \d+ module\(s\) in eval mode",  # a teacher is
+    r"`LightningModule.configure_optimizers` returned `None`",  # a linear probe on kept tokens
+    r"Total length of `list` across ranks is zero",  # no validation
+    r"The ``compute`` method of metric \w+ was called before the ``update``",  # MixIT where no sources are known
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use
+)
+
 
 class SSLAMCommandLine(LightningCLI):
-    """Lightning's command line; the comments say where it differs."""
+    """Lightning's command line, which calls these methods in this order; the comments say where it differs."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -73,43 +73,40 @@ class SSLAMCommandLine(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_lightning_class_args(TrainingProgress, "progress")
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        # Without Lightning's warning that the process has arguments too: they are these.
-        self.config = parser.parse_args(args)
-        check_values(self.config[self.config.subcommand])
-
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.usage = f"sslam {subcommand} --config FILE.yaml [--config FILE.yaml]... [--key value]..."
         parser.set_defaults({"weights_only": True})  # also for an address, where Lightning's default executes the file
         return parser
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        # Without Lightning's warning that the process has arguments too: they are these.
+        self.config = parser.parse_args(args)
+        accumulated = self.config[self.config.subcommand].trainer.accumulate_grad_batches
+        if accumulated < 1:
+            raise UsageError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulated}.")
+
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyper-parameters replace the config's here.
-        config = self.config[self.config.subcommand]
-        self.run_folder = self._choose_run_folder()
-        self.checkpoint_differences: list[str] = []
+        subcommand, config = self.config.subcommand, self.config[self.config.subcommand]
+        files = [str(file) for file in config.config or [] if file is not None]
+        name = experiment_name(files) if files else config.model.class_path.rsplit(".", 1)[-1].lower()
+        root = Path(config.trainer.default_root_dir or "runs")
+        self.run_folder = RunFolder(root, config.experiment or name, config.run_id or new_run_id())
         self.checkpoint: dict[str, Any] | None = None
+        self.checkpoint_differences: list[str] = []
         if config.ckpt_path is None:
             return
-        config.ckpt_path = resolve_checkpoint(
-            str(config.ckpt_path), self.run_folder, is_old_run=config.run_id is not None
-        )
-        if config.ckpt_path is None and self.config.subcommand != "fit":
+        is_old_run = config.run_id is not None
+        config.ckpt_path = resolve_checkpoint(str(config.ckpt_path), self.run_folder, is_old_run)
+        if config.ckpt_path is None and subcommand != "fit":
             raise UsageError(f"There is no checkpoint in {self.run_folder.checkpoints}.")
         if config.ckpt_path is None:
             rank_zero_info(f"No checkpoint in {self.run_folder.checkpoints} yet: the run starts from the beginning.")
         elif Path(config.ckpt_path).is_file():
             self.checkpoint = load_checkpoint(config.ckpt_path)
-            parser = self._parser(self.config.subcommand)
-            self.checkpoint_differences = differing_hyperparameters(self.checkpoint, hyperparameters(parser, config))
-
-    def _choose_run_folder(self) -> RunFolder:
-        config = self.config[self.config.subcommand]
-        files = [str(file) for file in config.config or [] if file is not None]
-        name = experiment_name(files) if files else config.model.class_path.rsplit(".", 1)[-1].lower()
-        root = Path(config.trainer.default_root_dir or "runs")
-        return RunFolder(root, config.experiment or name, config.run_id or new_run_id())
+            configured = hyperparameters(self._parser(subcommand), config)
+            self.checkpoint_differences = differing_hyperparameters(self.checkpoint, configured)
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
@@ -123,33 +120,21 @@ class SSLAMCommandLine(LightningCLI):
             callback_keys.remove("progress")
         if self.checkpoint_differences:
             self.trainer_defaults = {"callbacks": [ConfigWins()]}
-        for logger in as_list(config.trainer.logger):
-            arguments = {} if isinstance(logger, bool) else logger.get("init_args") or {}
+        for logger in without_booleans(config.trainer.logger):
+            arguments = logger.get("init_args") or {}
             if "save_dir" in arguments and arguments["save_dir"] in (".", None):
                 arguments["save_dir"] = str(self.run_folder.path.absolute())
-        model_arguments = config.model.get("init_args") or {}
+        method, arguments = find_method(config.model.class_path), vars(config.model.get("init_args") or Namespace())
         if config.ckpt_path is not None:
-            # The file of the run's beginning may be gone. What takes its architecture from it finds the same one here.
-            if "initial_checkpoint" in model_arguments:
-                networks = {"encoder", "separator"} & set(model_arguments.keys())
-                needs_architecture = any(model_arguments[network] is None for network in networks)
-                model_arguments["initial_checkpoint"] = config.ckpt_path if needs_architecture else None
-                if needs_architecture and "weights" in model_arguments:
-                    # Those of the checkpoint replace them, and it holds no teacher.
-                    model_arguments["weights"] = "random"
-        elif self.subcommand != "fit" and model_arguments.get("initial_checkpoint") is None:
-            rank_zero_print(
-                "The model has random weights: neither --ckpt_path nor --model.initial_checkpoint was given."
-            )
-        elif self.subcommand != "fit" and issubclass(find_class(config.model.class_path), Classifier):
-            rank_zero_print("The classifier's head has random weights: --ckpt_path was not given.")
+            arguments.update(method.arguments_for_resuming(arguments, config.ckpt_path))
+        elif self.subcommand != "fit" and (what_is_random := method.what_is_random(arguments)):
+            rank_zero_print(f"{what_is_random} Give it with --ckpt_path.")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         self.run_folder.keep_old_metrics()
         given = self.config_init[self.subcommand].trainer.logger
         # TensorBoard and CSV are always there; a logger in a YAML comes on top. `logger: false` turns all off.
-        more = [logger for logger in as_list(given) if not isinstance(logger, bool)]
-        loggers = False if given is False else [*self.run_folder.loggers(), *more]
+        loggers = False if given is False else [*self.run_folder.loggers(), *without_booleans(given)]
         return super().instantiate_trainer(default_root_dir=str(self.run_folder.path), logger=loggers, **kwargs)
 
     def after_instantiate_classes(self) -> None:
@@ -174,11 +159,6 @@ class SSLAMCommandLine(LightningCLI):
     def test(self, **kwargs: Any) -> None:
         self._write_results(self.trainer.test(**kwargs), "test")
 
-    def _write_results(self, results: Sequence[Mapping[str, float]], name: str) -> None:
-        if self.trainer.is_global_zero:
-            path = unused(self.run_folder.path / f"{name}.yaml")
-            path.write_text(yaml.safe_dump([dict(result) for result in results]), encoding="utf-8")
-
     def predict(self, **kwargs: Any) -> None:
         predictions = self.trainer.predict(**kwargs)
         # Every process has the predictions of its own clips.
@@ -188,6 +168,11 @@ class SSLAMCommandLine(LightningCLI):
         torch.save(predictions, path)
         rank_zero_info(f"Predictions: {path}")
 
+    def _write_results(self, results: Sequence[Mapping[str, float]], name: str) -> None:
+        if self.trainer.is_global_zero:
+            path = unused(self.run_folder.path / f"{name}.yaml")
+            path.write_text(yaml.safe_dump([dict(result) for result in results]), encoding="utf-8")
+
 
 @rank_zero_only
 def rank_zero_print(warning: str) -> None:
@@ -195,9 +180,10 @@ def rank_zero_print(warning: str) -> None:
     print(f"sslam: {warning}", file=sys.stderr)
 
 
-def as_list(value: Any) -> list[Any]:
-    """A list as it is, None as an empty one, anything else as a list of one."""
-    return [] if value is None else value if isinstance(value, list) else [value]
+def without_booleans(loggers: Any) -> list[Any]:
+    """The loggers of ``trainer.logger``, which is one, several, true, false or nothing."""
+    given = loggers if isinstance(loggers, list) else [loggers]
+    return [logger for logger in given if logger is not None and not isinstance(logger, bool)]
 
 
 def is_of_wandb(error: BaseException) -> bool:
@@ -205,40 +191,30 @@ def is_of_wandb(error: BaseException) -> bool:
     return type(error).__module__.startswith("wandb.")
 
 
-def is_users_mistake(error: BaseException) -> bool:
-    """Whether an error comes from a check of what the user gave, rather than from a bug."""
-    if isinstance(error, UsageError | MisconfigurationException) or is_of_wandb(error):
-        return True
-    raised_in = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals["__name__"]
-    return isinstance(error, ValueError | FileNotFoundError) and f"{raised_in}.".startswith(CHECKING_MODULES)
-
-
 def users_mistake_behind(error: BaseException) -> BaseException | None:
     """The user's mistake that led to an error, or None; jsonargparse wraps what a nested class's constructor raises."""
+    checking_modules = (*CHECKING_MODULES, "lightning.pytorch.trainer.connectors.")  # these check its arguments
     cause: BaseException | None = error
-    while cause is not None and not is_users_mistake(cause):
+    while cause is not None:
+        if isinstance(cause, MisconfigurationException) or is_of_wandb(cause):
+            return cause
+        if is_users_mistake(cause, checking_modules):
+            return cause
         cause = cause.__cause__
-    return cause
+    return None
 
 
 def main(args: Sequence[str]) -> int:
     """Runs one command, such as ``["fit", "--config", "experiments/pretrain.yaml"]``.
 
     Returns:
-        0 for success, 2 for a mistake of the user, which has been explained on standard error.
+        Exit code: 0 for success, 2 for a mistake of the user, which has been explained on standard error.
 
     Raises:
         SystemExit: With code 2 for a mistake that the parser finds, with code 0 after ``--help``.
     """
-    for meant_to_be_so in (
-        r"(Experiment logs|Checkpoint) directory .* exists and is not empty",  # nothing in it is overwritten
-        r"Found \d+ module\(s\) in eval mode",  # a teacher is
-        r"`LightningModule.configure_optimizers` returned `None`",  # a linear probe on kept tokens
-        r"Total length of `list` across ranks is zero",  # no validation
-        r"The ``compute`` method of metric \w+ was called before the ``update``",  # MixIT where no sources are known
-        r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own use
-    ):
-        warnings.filterwarnings("ignore", message=meant_to_be_so)
+    for message in MEANT_TO_BE_SO:
+        warnings.filterwarnings("ignore", message=message)
     # Lightning's advertisement for another logger.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
@@ -261,5 +237,5 @@ def main(args: Sequence[str]) -> int:
             raise
         remedy = f" {WANDB_REMEDY}" if is_of_wandb(mistake) else ""
         print(f"sslam {args[0]}: {mistake}{remedy}", file=sys.stderr)
-        return 2
-    return 0
+        return USERS_MISTAKE
+    return DONE

@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from sslam.audio import AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
 from sslam.embedding.embedder import AudioEmbedder, Embeddings
-from sslam.embedding.files import fill
 from sslam.embedding.parts import Columns, FileResult, Parts
 
 MAX_PIECE_SECONDS = 120.0  # what the encoder's table of positions was made for
@@ -80,6 +79,20 @@ def batches_of(parts: Parts, batch_size: int) -> list[list[int]]:
     return [batch for batch in unfinished if batch]
 
 
+def fill(lengths: Sequence[float], most_items: int, most_length: float) -> list[slice]:
+    """Cut a sequence into runs of at most so many items and so much length together, but at least one item."""
+    runs: list[slice] = []
+    start, total = 0, 0.0
+    for position, length in enumerate(lengths):
+        if position > start and (position - start == most_items or total + length > most_length):
+            runs.append(slice(start, position))
+            start, total = position, 0.0
+        total += length
+    if start < len(lengths):
+        runs.append(slice(start, len(lengths)))
+    return runs
+
+
 def read_batches(
     parts: Parts, batch_size: int, sample_rate: int, readers: ThreadPoolExecutor
 ) -> Iterator[tuple[list[int], list[DecodedAudio | FileProblem]]]:
@@ -100,9 +113,7 @@ def read(path: str, sample_rate: int) -> DecodedAudio | FileProblem:
     try:
         return decode_audio(path, sample_rate)
     except AudioFileError as error:
-        return FileProblem(error.path, error.reason, "skipped")
-    except UnicodeEncodeError:  # libsndfile's binding takes no other name
-        return FileProblem(path, "its name is not valid UTF-8", "skipped")
+        return error.problem
 
 
 def embed_batch(

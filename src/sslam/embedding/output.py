@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sslam.audio_files import as_text
 from sslam.embedding.parts import Merged
 
 GROUP_BYTES = 64 * 2**20  # of a row group of a parquet file, and of what is held in memory
@@ -52,7 +53,7 @@ def write_parquet(path: Path, files: list[str], merged: Merged, about: Mapping[s
         metadata={"sslam": json.dumps(about)},
     )
     # Arrow takes UTF-8 only, and a file name on Linux is any bytes.
-    names = [name.encode(errors="backslashreplace").decode() for name in files]
+    names = [as_text(name) for name in files]
     file_of_row = np.repeat(np.arange(len(files)), merged.num_rows)
     rows_at_once = max(1, GROUP_BYTES // (4 * width))
     with pq.ParquetWriter(path, schema) as writer:

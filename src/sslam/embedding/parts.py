@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from sslam.atomic_write import write_whole
 from sslam.audio import FileProblem
-from sslam.embedding.files import EmbeddingError
+from sslam.errors import UsageError
 
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
@@ -70,7 +70,7 @@ class Parts:
         files: All files, sorted.
 
     Raises:
-        EmbeddingError: If the folder holds work on other files or with other settings, or is damaged.
+        UsageError: If the folder holds work on other files or with other settings, or is damaged.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], files: Sequence[str]) -> None:
@@ -84,7 +84,7 @@ class Parts:
             self._resume(settings)
         else:
             if path.exists() and any(not entry.name.endswith(PARTIAL) for entry in path.iterdir()):
-                raise EmbeddingError(f"{path} holds something else than interrupted work. Move it out of the way.")
+                raise UsageError(f"{path} holds something else than interrupted work. Move it out of the way.")
             path.mkdir(exist_ok=True)
         self._settings = settings
 
@@ -106,7 +106,7 @@ class Parts:
             before = {"version": manifest["version"]} | manifest["settings"]
             files, self.stated_seconds = manifest["files"], manifest["stated_seconds"]
         except (ValueError, KeyError, TypeError) as error:
-            raise EmbeddingError(f"{manifest_path} is damaged. Remove the folder to start anew.") from error
+            raise UsageError(f"{manifest_path} is damaged. Remove the folder to start anew.") from error
         now = {"version": VERSION} | settings
         different = [
             f"{name} was {before.get(name)} and is now {now.get(name)}"
@@ -114,13 +114,13 @@ class Parts:
             if before.get(name) != now.get(name)
         ]
         if different:
-            raise EmbeddingError(
+            raise UsageError(
                 f"{self.path} holds the work of an interrupted run, of which {'; '.join(different)}. Give what was "
                 "given then, choose another output, or remove the folder."
             )
         if files != self.files:
             new, gone = sorted({*self.files} - {*files}), sorted({*files} - {*self.files})
-            raise EmbeddingError(
+            raise UsageError(
                 f"{self.path} holds the work of an interrupted run on other files: {len(new)} are new and {len(gone)} "
                 f"are gone, such as {(new + gone)[0]}. Give the same files, choose another output, or remove the "
                 "folder."
@@ -163,7 +163,7 @@ class Parts:
         """The rows of all files in the order of the files, on disk rather than in memory.
 
         Raises:
-            EmbeddingError: If a part is damaged.
+            UsageError: If a part is damaged.
         """
         num_rows = np.zeros(len(self.files), np.int64)
         seconds = np.zeros(len(self.files))
@@ -199,4 +199,4 @@ def _opened(path: Path) -> Iterator[NpzFile]:
         with np.load(path, allow_pickle=False) as part:
             yield part
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise EmbeddingError(f"{path} is damaged. Remove it, and its files are embedded again.") from error
+        raise UsageError(f"{path} is damaged. Remove it, and its files are embedded again.") from error

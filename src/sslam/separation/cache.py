@@ -74,7 +74,7 @@ def _clips_of_one_length(
             try:
                 audio = decode_audio(file.path)
             except AudioFileError as error:
-                state.add(file, FileProblem(error.path, error.reason, "skipped"))
+                state.add(file, error.problem)
                 continue
             yield file, audio
 

@@ -15,12 +15,12 @@ import soundfile
 from tqdm.auto import tqdm
 
 from sslam.audio import AudioFileError, FileProblem, Waveform, WholeFile, decode_whole_file
-from sslam.audio_files import StatedSize, find_named_audio_files, stated_size
+from sslam.audio_files import StatedSize, as_text, find_audio_files, stated_size
 from sslam.errors import UsageError
 from sslam.networks.tdcn import Separator
 from sslam.separation.picture import separation_picture
 from sslam.separation.state import InputFile, State
-from sslam.separation.waveform import rows_at_once, separate_clips, separate_in_windows, too_short
+from sslam.separation.waveform import check_settings, rows_at_once, separate_clips, separate_in_windows, too_short
 
 PARTIAL = ".partial"
 LARGEST_WAV = 4 * 10**9  # bytes; what is larger is written as RF64, which readers of wav files know
@@ -34,11 +34,22 @@ class Wanted:
         window_seconds: Longer files are separated in windows.
         batch_size: Clips of ten seconds that go through the network at once.
         pictures: Draw one picture for each file.
+
+    Raises:
+        ValueError: If a value is out of range.
     """
 
     window_seconds: float
     batch_size: int
     pictures: bool
+
+    def __post_init__(self) -> None:
+        check_settings(self.window_seconds, self.batch_size)
+
+    def outputs(self, file: InputFile, num_sources: int) -> list[Path]:
+        """Of a file, relative to the output folder: its sources, and then its picture if there is one."""
+        sources = [file.output_name(f"_source{number}.wav") for number in range(1, num_sources + 1)]
+        return [*sources, file.output_name("_sources.png")] if self.pictures else sources
 
 
 class EstimateError(Exception):
@@ -52,7 +63,7 @@ def find_inputs(paths: Iterable[str], output: Path) -> list[InputFile]:
         UsageError: If a path does not exist, there is no file, or the sources of two would have one name.
     """
     output = output.resolve()
-    found = sorted(find_named_audio_files(paths).items())
+    found = find_audio_files(paths).items()
     files = [InputFile.at(path, name) for path, name in found if not Path(path).resolve().is_relative_to(output)]
     if not files:
         raise UsageError(f"All audio files are in the output folder {output}. Give another folder for the output.")
@@ -65,12 +76,6 @@ def find_inputs(paths: Iterable[str], output: Path) -> list[InputFile]:
                 "folders, or rename one."
             )
     return files
-
-
-def output_names(file: InputFile, num_sources: int, with_picture: bool) -> tuple[list[Path], Path | None]:
-    """Of a file's sources and of its picture, relative to the output folder."""
-    sources = [file.output_name(f"_source{number}.wav") for number in range(1, num_sources + 1)]
-    return sources, file.output_name("_sources.png") if with_picture else None
 
 
 def separate_files(separator: Separator, files: Sequence[InputFile], state: State, wanted: Wanted) -> None:
@@ -126,9 +131,7 @@ def read(path: str, separator: Separator) -> WholeFile | FileProblem:
     try:
         found = decode_whole_file(path)
     except AudioFileError as error:
-        return FileProblem(error.path, error.reason, "skipped")
-    except UnicodeEncodeError:  # libsndfile's binding takes no other name
-        return FileProblem(path, "its name is not valid UTF-8", "skipped")
+        return error.problem
     reason = too_short(separator, found.waveform_CT.shape[1], found.sample_rate)
     return found if reason is None else FileProblem(path, reason, "skipped")
 
@@ -165,22 +168,20 @@ def finish(
     Raises:
         UsageError: If an output cannot be written.
     """
-    sources, picture = output_names(file, num_sources, wanted.pictures)
-    partials = [state.folder / source.with_name(source.name + PARTIAL) for source in sources]
+    outputs = wanted.outputs(file, num_sources)
+    partials = [state.folder / output.with_name(output.name + PARTIAL) for output in outputs]
     problem = audio.problem
     try:
         partials[0].parent.mkdir(parents=True, exist_ok=True)
-        write_sources(partials, audio, pieces)
-        if picture is not None:
-            partial = state.folder / picture.with_name(picture.name + PARTIAL)
-            partials.append(partial)
-            draw(partial, audio, partials[:num_sources], file.name)
+        write_sources(partials[:num_sources], audio, pieces)
+        if wanted.pictures:
+            draw(partials[-1], audio, partials[:num_sources], file.name)
     except EstimateError as error:
         problem = FileProblem(file.path, str(error), "skipped")
     except soundfile.SoundFileError as error:
         raise UsageError(f"{partials[0]} cannot be written ({error}). Make room; the same command goes on.") from error
     else:
-        for partial, output in zip(partials, [*sources, *([picture] if picture else [])], strict=True):
+        for partial, output in zip(partials, outputs, strict=True):
             partial.replace(state.folder / output)
     finally:
         for partial in partials:
@@ -217,10 +218,5 @@ def draw(path: Path, audio: WholeFile, sources: Iterable[Path], title: str) -> N
     """The picture of a file, of the means over channels; sources are read one by one, as they may be long."""
     read_back = (soundfile.read(os.fsencode(source), dtype="float32", always_2d=True)[0] for source in sources)
     means = (frames_TC.mean(axis=1) for frames_TC in read_back)
-    figure = separation_picture(audio.waveform_CT.mean(axis=0), means, audio.sample_rate, printable_name(title))
+    figure = separation_picture(audio.waveform_CT.mean(axis=0), means, audio.sample_rate, as_text(title))
     figure.savefig(path, format="png")
-
-
-def printable_name(name: str) -> str:
-    """A file name, which on Linux is any bytes, as text that can be drawn."""
-    return name.encode(errors="backslashreplace").decode()

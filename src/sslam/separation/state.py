@@ -5,7 +5,7 @@ is written when the file's sources are all there under their names, so that a ki
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,17 @@ class State:
             return False
         is_skipped = problem is not None and problem.action == "skipped"
         return is_skipped or all((self.folder / output).is_file() for output in outputs)
+
+    def unfinished(self, files: Sequence[InputFile], outputs: Callable[[InputFile], Iterable[Path]]) -> list[InputFile]:
+        """The files that are left to do; see :meth:`is_finished`."""
+        return [file for file in files if not self.is_finished(file, outputs(file))]
+
+    def forget_moved(self, files: Iterable[InputFile]) -> None:
+        """Files that are the same in another place count as unfinished, so that their lines are written anew."""
+        for file in files:
+            known, _ = self.finished.get(file.name, (file, None))
+            if known.stamp == file.stamp and known.path != file.path:
+                self.finished.pop(file.name)
 
     def add(self, file: InputFile, problem: FileProblem | None) -> None:
         """Note that a file is finished, or why it cannot be used."""

@@ -4,7 +4,6 @@ jsonargparse reports a mistake as an indented tree of keys, classes and, for a u
 deepest reason is the one that the user can act on. Wording of jsonargparse 4.5x; an unknown wording is passed on whole.
 """
 
-import importlib
 import inspect
 import re
 import typing
@@ -12,22 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, is_dataclass
 from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from sslam.commands.fitting.class_paths import classes_in, find_class, known_classes
 from sslam.commands.fitting.config_files import missing_file_message, nearest
-
-# Where classes for a YAML are found; a class is named by the package that re-exports it.
-PACKAGES = (
-    "sslam.methods",
-    "sslam.networks",
-    "sslam.frontends",
-    "sslam.transforms",
-    "data_modules",
-    "callbacks",
-    "lightning.pytorch.callbacks",
-    "lightning.pytorch.loggers",
-)
 
 
 @dataclass
@@ -46,15 +34,6 @@ class Reason:
         for class_path, key in zip(self.classes, self.keys[1:], strict=False):
             parts += [key] if is_dataclass(find_class(class_path)) else ["init_args", key]
         return ".".join(parts)
-
-
-def find_class(class_path: str) -> Any:
-    """The class behind an import path, or None."""
-    module, _, name = class_path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
-        return None
 
 
 def reasons(message: str) -> Iterator[Reason]:
@@ -89,46 +68,30 @@ def type_names(text: str) -> list[str]:
     return ["null" if name == "NoneType" else name.rsplit(".", 1)[-1]]
 
 
-def classes_in(annotation: Any) -> list[type]:
-    """Classes that a type annotation is made of, such as ``Encoder`` in ``list[Encoder] | None``."""
-    if inspect.isclass(annotation) and not typing.get_args(annotation):
-        return [annotation]
-    return [found for argument in typing.get_args(annotation) for found in classes_in(argument)]
+def shown(annotation: Any) -> str:
+    """A type annotation as a reader names it, without modules: ``tuple[float, float]``."""
+    text = str(annotation) if typing.get_args(annotation) else getattr(annotation, "__name__", str(annotation))
+    return re.sub(r"[A-Za-z_][\w.]*\.", "", text)
 
 
-def argument_types(cls: Any) -> dict[str, Any]:
-    """Type annotations of a constructor's arguments."""
-    return typing.get_type_hints(cls.__init__)
+def class_parser(class_path: str) -> ArgumentParser:
+    """A parser of a class's arguments, with those of its bases to which ``**kwargs`` go; empty for no class."""
+    parser = ArgumentParser()
+    if inspect.isclass(cls := find_class(class_path)):
+        parser.add_class_arguments(cls, fail_untyped=False)
+    return parser
+
+
+def keys_of(parser: ArgumentParser) -> list[str]:
+    """What a parser takes, in its order; a dataclass's arguments with the dataclass before a dot."""
+    return [action.dest for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")]
 
 
 def annotation_of(reason: Reason, parser: ArgumentParser) -> Any:
     """Type annotation of the key that a reason is about, or None where nothing says it."""
-    if len(reason.keys) == 1:
-        return next(
-            (getattr(action, "_typehint", None) for action in parser._actions if action.dest == reason.key), None
-        )
-    try:
-        return argument_types(find_class(reason.classes[len(reason.keys) - 2])).get(reason.keys[-1])
-    except (NameError, TypeError, AttributeError, IndexError):
-        return None
-
-
-def known_classes(annotation: Any, near: str) -> list[str]:
-    """Import paths of the classes that fit an annotation, from our packages and from the package of ``near``."""
-    bases = tuple(base for base in classes_in(annotation) if base.__module__ != "builtins")
-    paths = []
-    for package in dict.fromkeys([near.rpartition(".")[0], *PACKAGES]):
-        try:
-            members = vars(importlib.import_module(package)).items() if package else ()
-        except ImportError:
-            continue
-        paths += [
-            f"{package}.{name}"
-            for name, member in members
-            if inspect.isclass(member) and issubclass(member, bases or (object,)) and not inspect.isabstract(member)
-            if not name.startswith("_")
-        ]
-    return paths
+    owners = [parser, *map(class_parser, reason.classes)][: len(reason.keys)]
+    actions = {action.dest: action for action in owners[-1]._actions}
+    return getattr(actions.get(reason.keys[-1]), "_typehint", None)
 
 
 def suggest(word: str, choices: list[str], all_of_them: str) -> str:
@@ -157,41 +120,24 @@ def explain_class(reason: Reason, given: str, parser: ArgumentParser) -> str:
 
 def explain_unknown_key(key: str, parser: ArgumentParser) -> str:
     """A key that a command does not have, such as ``trainer.max_stepss`` or ``modle.init_args.encoder``."""
-    dests = [action.dest for action in parser._actions if action.dest not in ("help", "==SUPPRESS==")]
+    keys = keys_of(parser)
     root = key.partition(".")[0]
-    roots = list(dict.fromkeys(dest.partition(".")[0] for dest in dests))
+    roots = list(dict.fromkeys(dest.partition(".")[0] for dest in keys))
     if root in roots:
-        remedy = suggest(key, [dest for dest in dests if dest.startswith(root + ".")], f"{root} has")
+        remedy = suggest(key, [dest for dest in keys if dest.startswith(root + ".")], f"{root} has")
     else:
         remedy = suggest(root, roots, "The keys are")
     return f"Unknown key {key}. {remedy}"
 
 
-def arguments_of(cls: type) -> list[str]:
-    """Names of a constructor's arguments; with ``**kwargs`` those of the bases too."""
-    names: list[str] = []
-    for base in inspect.getmro(cls)[:-1]:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        names += [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-        if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters):
-            break
-    return [name for name in dict.fromkeys(names) if name != "self"]
-
-
 def explain_argument_of_class(reason: Reason, name: str) -> str:
     """An argument that a class does not have, such as ``widht`` of an encoder or ``objectives.mixd`` of a stage."""
     key = Reason([*reason.keys, name], reason.classes, "").key
-    cls: Any = find_class(reason.classes[-1])
-    *outer, last = name.split(".")
-    for attribute in outer:
-        inner = classes_in(argument_types(cls).get(attribute))
-        if not inner or inner[0].__module__ == "builtins":
-            last = attribute
-            break
-        cls = inner[0]
-    return f"Unknown key {key}. {suggest(last, arguments_of(cls), f'{cls.__name__} has')}"
+    keys = keys_of(class_parser(reason.classes[-1]))
+    outer, dot, _ = name.rpartition(".")
+    choices = [choice.removeprefix(outer + dot) for choice in keys if choice.startswith(outer + dot)] or keys
+    class_name = reason.classes[-1].rpartition(".")[2]
+    return f"Unknown key {key}. {suggest(name.removeprefix(outer + dot), choices, f'{class_name} has')}"
 
 
 def explain(message: str, parser: ArgumentParser) -> str:
@@ -246,6 +192,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
     if first.keys and expected:
         choices = list(dict.fromkeys(expected))
         value = given[0] if given else "this value"
+        if value == "None":
+            return f"{first.key}: expected {shown(annotation_of(first, parser))}, got null."
         suggestion = nearest(value, choices)
         remedy = f" Did you mean {suggestion}?" if suggestion else ""
         return f"{first.key}: expected {' or '.join(choices)}, got {value}.{remedy}"
@@ -265,6 +213,12 @@ def explain_required(reason: Reason, names: str) -> str:
 
 class ShortErrorParser(LightningArgumentParser):
     """Parser that answers a mistake in one or two lines, without usage, and exits with code 2."""
+
+    def validate(self, namespace: Namespace, skip_unset: bool = True, **kwargs: Any) -> None:
+        # Every null would pass, also where a class does not take it. That something is missing is said in any case.
+        is_of_class = not self.exit_on_error
+        is_missing = any(action.required and namespace.get(action.dest) is None for action in self._actions)
+        super().validate(namespace, skip_unset=is_missing or not is_of_class, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:

@@ -5,10 +5,8 @@ With several processes every one of them makes up a run id; Lightning hands the 
 """
 
 import re
-import secrets
 import tempfile
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +84,6 @@ class RunFolder:
         """TensorBoard and CSV. The first one's folder is the run folder, which ``trainer.log_dir`` therefore is."""
         place: dict[str, Any] = {"save_dir": self.path.parent, "name": "", "version": self.run_id}
         return [TensorBoardLogger(**place, default_hp_metric=False), CSVLogger(**place)]
-
-
-def new_run_id() -> str:
-    """Time and a random suffix, so that two runs that start in one second differ: ``20250131-142530-a1b2c3``."""
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def unused(path: Path) -> Path:

@@ -12,12 +12,10 @@ import soundfile
 import torch
 
 from sslam.audio import decode_audio
-from sslam.audio_files import find_audio_files
 from sslam.commands.embed import main
 from sslam.embedding import AudioEmbedder
-from sslam.embedding.files import fill
-from sslam.errors import UsageError
-from tests.embedding.conftest import BAD, GOOD_SECONDS, RATE, bad_files, embed, load, noise
+from tests.commands.embed.conftest import BAD, GOOD_SECONDS, bad_files, embed, load, noise
+from tests.embedding.conftest import RATE
 
 GOOD = sorted(GOOD_SECONDS)
 
@@ -149,26 +147,6 @@ def test_embed__the_same_numbers_for_any_number_of_readers(recordings: Path, pre
 # ---- which files, and refusals --------------------------------------------------------------------------------------
 
 
-def test_find_audio_files__folders_files_and_links(recordings: Path, tmp_path: Path) -> None:
-    (recordings / "sub" / "back").symlink_to(recordings)
-    odd = tmp_path / "odd.snd"
-    odd.touch()
-    found = find_audio_files([str(recordings), str(recordings / "c.flac"), str(odd)])
-    assert found == sorted({str(recordings / name) for name in (*GOOD, *BAD)} | {str(odd)})
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match=r"No audio file in .*empty: looked for \.wav, \.flac, \.mp3, \.ogg"):
-        find_audio_files([str(tmp_path / "empty")])
-    with pytest.raises(UsageError, match="There is no file or folder nowhere. Give audio files"):
-        find_audio_files([str(recordings), "nowhere"])
-
-
-def test_fill__runs_are_as_full_as_allowed() -> None:
-    assert fill([], 3, 10) == []
-    assert fill([99.0], 3, 10) == [slice(0, 1)]
-    assert fill([6, 4, 5, 1, 1, 1, 1], 3, 10) == [slice(0, 2), slice(2, 5), slice(5, 7)]
-    assert fill([float("inf"), 1, 1], 3, 10) == [slice(0, 1), slice(1, 3)]
-
-
 def test_embed__file_names_of_any_bytes(pre_trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "names"
     folder.mkdir()
@@ -208,11 +186,11 @@ def test_embed__nothing_good_at_all(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--batch_size", 0), "--batch_size must be at least 1, got 0"),
-        (("--num_workers", 0), "--num_workers must be at least 1, got 0"),
-        (("--std", 0), "--std must be finite and greater than 0, got 0.0"),
-        (("--std", "nan"), "--std must be finite and greater than 0, got nan"),
-        (("--mean", "inf"), "--mean must be finite, got inf"),
+        (("--batch_size", 0), "argument --batch_size: must be a whole number of at least 1, got '0'"),
+        (("--num_workers", 0), "argument --num_workers: must be a whole number of at least 1, got '0'"),
+        (("--std", 0), "argument --std: must be greater than 0, got '0'"),
+        (("--std", "nan"), "argument --std: must be a finite number, got 'nan'"),
+        (("--mean", "inf"), "argument --mean: must be a finite number, got 'inf'"),
         (("--tags", 2), "--output must end in .csv for tags, got"),
         (("--level", "frame", "--pooling", "mean"), "--pooling is of a clip's embedding. Leave it out"),
         (("--num_frames", 100), "num_frames must be a multiple of 16 and at most 12288, got 100"),

@@ -15,17 +15,8 @@ import soundfile
 import torch
 
 from sslam.separation import separate_files
-from tests.separation.conftest import (
-    BAD,
-    GOOD,
-    RATE,
-    bad_files,
-    noise,
-    read_sources,
-    save_separator,
-    separate,
-    tiny_separator,
-)  # fmt: skip
+from tests.commands.separate.conftest import BAD, GOOD, bad_files, read_sources, separate
+from tests.separation.conftest import RATE, noise, save_separator, tiny_separator
 
 
 @pytest.fixture
@@ -55,14 +46,14 @@ def test_separate__control_c_keeps_what_is_finished(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     straight, output = tmp_path / "straight", tmp_path / "separated"
-    assert separate(recordings, checkpoint, straight, "--batch-size", 1) == 0
+    assert separate(recordings, checkpoint, straight, "--batch_size", 1) == 0
     finished.update(files=0, stop_at=stop_at, reads=Counter())
-    assert separate(recordings, checkpoint, output, "--batch-size", 1) == 130
+    assert separate(recordings, checkpoint, output, "--batch_size", 1) == 130
     assert "Interrupted. What is finished is kept; the same command goes on" in capsys.readouterr().err
     assert not list(output.rglob("*.partial"))
     assert len(list(output.rglob("*_source?.wav"))) == 2 * stop_at
     finished["stop_at"] = None
-    assert separate(recordings, checkpoint, output, "--batch-size", 1) == 0
+    assert separate(recordings, checkpoint, output, "--batch_size", 1) == 0
     if stop_at:
         assert "of 18 files are finished already" in capsys.readouterr().err
     assert finished["files"] == len(GOOD)
@@ -91,9 +82,9 @@ def test_separate__killed_and_started_again_equals_a_straight_run(
         "sys.exit(command.main(sys.argv[1:]))\n"
     )
     straight, output = tmp_path / "straight", tmp_path / "separated"
-    args = [recordings, "--checkpoint", checkpoint, "--output", output, "--device", "cpu", "--window-seconds", 2]
+    args = [recordings, "--checkpoint", checkpoint, "--output", output, "--device", "cpu", "--window_seconds", 2]
     process = subprocess.Popen(
-        [sys.executable, str(script), *map(str, args), "--batch-size", "1"], env=os.environ | {"OMP_NUM_THREADS": "1"}
+        [sys.executable, str(script), *map(str, args), "--batch_size", "1"], env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     deadline = time.monotonic() + 120
     while len(list(output.rglob("*_source2.wav"))) < 4 and time.monotonic() < deadline:
@@ -105,9 +96,9 @@ def test_separate__killed_and_started_again_equals_a_straight_run(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert separate(recordings, checkpoint, output, "--batch-size", 1) == 0
+        assert separate(recordings, checkpoint, output, "--batch_size", 1) == 0
         assert "of 18 files are finished already" in capsys.readouterr().err
-        assert separate(recordings, checkpoint, straight, "--batch-size", 1) == 0
+        assert separate(recordings, checkpoint, straight, "--batch_size", 1) == 0
     finally:
         torch.set_num_threads(threads)
     # The kill may have come between the last file's names and its line in the list.
@@ -177,8 +168,8 @@ def test_separate__a_full_disk_is_explained(
     recordings: Path, checkpoint: Path, tmp_path: Path, finished: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     finished.update(stop_at=1, error=soundfile.SoundFileRuntimeError("no space"))
-    assert separate(recordings, checkpoint, tmp_path / "separated", "--batch-size", 1) == 2
+    assert separate(recordings, checkpoint, tmp_path / "separated", "--batch_size", 1) == 2
     assert "cannot be written (no space). Make room; the same command goes on." in capsys.readouterr().err
     finished.update(stop_at=finished["files"], error=torch.OutOfMemoryError)
-    assert separate(recordings, checkpoint, tmp_path / "separated", "--batch-size", 1) == 1
+    assert separate(recordings, checkpoint, tmp_path / "separated", "--batch_size", 1) == 1
     assert "The same command with a smaller --batch_size goes on." in capsys.readouterr().err

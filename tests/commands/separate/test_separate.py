@@ -1,5 +1,6 @@
 """``sslam separate`` over good and bad files: sources, names, list of bad files, pictures, refusals."""
 
+import inspect
 import json
 import os
 from pathlib import Path
@@ -11,21 +12,10 @@ from matplotlib.image import imread
 
 from sslam.__main__ import OTHER_COMMANDS, overview
 from sslam.checkpoints import load_separator
-from sslam.commands.separate import main
+from sslam.commands.separate import BATCH_SIZE, WINDOW_SECONDS, main
 from sslam.separation import separate_waveform
-from tests.separation.conftest import (
-    BAD,
-    GOOD,
-    RATE,
-    bad_files,
-    contents,
-    noise,
-    read,
-    read_sources,
-    save_separator,
-    separate,
-    tiny_separator,
-)  # fmt: skip
+from tests.commands.separate.conftest import BAD, GOOD, bad_files, contents, read, read_sources, separate
+from tests.separation.conftest import RATE, noise, save_separator, tiny_separator
 
 REAL_AUDIO = Path("../shared/data/esc50-fold4/audio")
 
@@ -65,7 +55,7 @@ def test_separate__sources_add_up_to_every_good_file_and_the_bad_ones_are_listed
 
 
 def test_separate__sources_are_those_of_the_python_entry(recordings: Path, checkpoint: Path, tmp_path: Path) -> None:
-    assert separate(recordings, checkpoint, tmp_path / "separated", "--batch-size", 3) == 0
+    assert separate(recordings, checkpoint, tmp_path / "separated", "--batch_size", 3) == 0
     separator = load_separator(checkpoint)
     for name in GOOD:
         mixture, rate = read(recordings / name)
@@ -88,7 +78,7 @@ def test_separate__a_run_of_equal_files_goes_through_together(
     monkeypatch.setattr(
         waveform, "separate_rows", lambda net, rows, *rest: shapes.append(rows.shape) or separate_rows(net, rows, *rest)
     )  # type: ignore[func-returns-value]
-    assert separate(folder, checkpoint, tmp_path / "separated", "--batch-size", 4) == 0
+    assert separate(folder, checkpoint, tmp_path / "separated", "--batch_size", 4) == 0
     assert sorted(shapes) == [(1, RATE + 2), (3, RATE), (4, RATE)]
 
 
@@ -224,7 +214,7 @@ def test_separate__nothing_good_at_all(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--batch_size", 0), "batch_size must be at least 1, got 0"),
+        (("--batch_size", 0), "argument --batch_size: must be a whole number of at least 1, got '0'"),
         (("--window_seconds", 0.2), "window_seconds must be at least 1 and finite, got 0.2"),
         (("--window_seconds", "nan"), "window_seconds must be at least 1 and finite, got nan"),
         (("--device", "tpu"), "--device tpu cannot be used"),
@@ -275,6 +265,11 @@ def test_separate__the_state_tells_how_the_sources_were_made(
     assert len(about["settings"]["checkpoint_sha256"]) == 64
     assert about["settings"]["window_seconds"] == 2
     assert (entry["name"], entry["problem"]) == ("mono.wav", None)
+
+
+def test_separate__states_the_defaults_of_the_python_entry() -> None:
+    defaults = {name: parameter.default for name, parameter in inspect.signature(separate_waveform).parameters.items()}
+    assert (defaults["batch_size"], defaults["window_seconds"]) == (BATCH_SIZE, WINDOW_SECONDS)
 
 
 def test_separate__is_a_command_of_sslam() -> None:

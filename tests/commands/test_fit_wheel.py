@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = "import sys; from hatchling.build import build_wheel; build_wheel(sys.argv[1])"
 # Not the editable install: says where the package was found, then runs it.
 RUN = "import sys, sslam.__main__ as command; print(command.__file__); sys.exit(command.main(sys.argv[1:]))"

@@ -16,7 +16,8 @@ import torch
 
 from sslam.embedding import embed_files
 from sslam.embedding.parts import Parts
-from tests.embedding.conftest import BAD, GOOD_SECONDS, RATE, bad_files, embed, load, noise
+from tests.commands.embed.conftest import BAD, GOOD_SECONDS, bad_files, embed, load, noise
+from tests.embedding.conftest import RATE
 
 GOOD = sorted(GOOD_SECONDS)
 
