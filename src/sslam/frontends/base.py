@@ -1,19 +1,22 @@
 """What every front end is. Shape letters: B clips, T samples, L frames, F mel bins, K frequency bins."""
 
-from typing import Any, Self
+from typing import Self
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torchaudio.compliance.kaldi import get_mel_banks
 
+from sslam.rebuildable import Rebuildable
 
-class Frontend(nn.Module):
+
+class Frontend(Rebuildable):
     """Base of every front end: waveforms on the batch's device to features. It learns nothing.
 
     Attributes:
         window_length: Samples that a frame hears, 25 ms.
         hop_length: Samples from the beginning of a frame to that of the next one, 10 ms.
         fft_length: Points of the Fourier transform of a frame.
+        expects_length: Whether to warn of clips much longer or shorter than ``num_frames``.
 
     Args:
         num_frames: Frames L of the features.
@@ -23,17 +26,23 @@ class Frontend(nn.Module):
         sample_rate: Rate of the waveforms in Hz.
 
     Raises:
-        ValueError: If the standard deviation is not positive, there are no frames, or too few mel bins.
+        ValueError: If a value is out of its range.
     """
 
     def __init__(self, num_frames: int, num_mel_bins: int, mean: float, std: float, sample_rate: int) -> None:
         super().__init__()
-        if std <= 0:
+        if not std > 0:  # which NaN is not either
             raise ValueError(f"std must be > 0, got {std}.")
         if num_frames < 1:
             raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
         if num_mel_bins < 4:
             raise ValueError(f"num_mel_bins must be at least 4, got {num_mel_bins}.")
+        if not 1000 <= sample_rate <= 768_000:
+            raise ValueError(f"sample_rate must be between 1000 and 768000 Hz, got {sample_rate}.")
+        limits = {"num_frames": (num_frames, 1e6), "num_mel_bins": (num_mel_bins, 4096), "mean": (abs(mean), 1e6)}
+        for name, (value, limit) in (limits | {"std": (std, 1e6)}).items():
+            if not value <= limit:
+                raise ValueError(f"{name} must be at most {limit:g}, got {value}.")
         self.num_frames = num_frames
         self.num_mel_bins = num_mel_bins
         self.mean = mean
@@ -41,16 +50,13 @@ class Frontend(nn.Module):
         self.sample_rate = sample_rate
         self.window_length = int(sample_rate * 0.025)
         self.hop_length = int(sample_rate * 0.010)
+        self.expects_length = True
         self.fft_length = 1 << (self.window_length - 1).bit_length()
         # A plain dict: these are no part of this module.
         self._of_length: dict[int, Self] = {}
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
         """Waveforms (B, T) to features (B, L, F) in float32."""
-        raise NotImplementedError
-
-    def architecture(self) -> dict[str, int | float]:
-        """Arguments that build this front end."""
         raise NotImplementedError
 
     def mel_banks(self, low_frequency: float, high_frequency: float) -> Tensor:
@@ -88,6 +94,5 @@ class Frontend(nn.Module):
         """
         num_frames = self.frames_of(num_samples)
         if num_frames not in self._of_length:
-            arguments: dict[str, Any] = self.architecture() | {"num_frames": num_frames}
-            self._of_length[num_frames] = type(self)(**arguments)
+            self._of_length[num_frames] = type(self)(**self.architecture() | {"num_frames": num_frames})
         return self._of_length[num_frames]

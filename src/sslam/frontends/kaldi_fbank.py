@@ -49,16 +49,6 @@ class KaldiFbank(Frontend):
         self.mel_banks_KF: Tensor
         self.window_W: Tensor
 
-    def architecture(self) -> dict[str, int | float]:
-        """Arguments that build this front end; stored with the weights, whose features must be made by it."""
-        return {
-            "num_frames": self.num_frames,
-            "num_mel_bins": self.num_mel_bins,
-            "mean": self.mean,
-            "std": self.std,
-            "sample_rate": self.sample_rate,
-        }
-
     def frames_of(self, num_samples: int) -> int:
         """Whole windows in a clip of ``num_samples`` samples, at least 1: 998 in 10 s."""
         return max(1, 1 + (num_samples - self.window_length) // self.hop_length)
@@ -100,7 +90,8 @@ class KaldiFbank(Frontend):
         with torch.autocast(waveform_BT.device.type, enabled=False):
             waveform_BT = waveform_BT.float()
             num_clips, num_samples = waveform_BT.shape
-            self._warn_of_other_length(num_samples)
+            if self.expects_length:
+                self._warn_of_other_length(num_samples)
             if num_samples_B is None:
                 num_samples_B = torch.full((num_clips,), num_samples, device=waveform_BT.device)
             inside_BT = torch.arange(num_samples, device=waveform_BT.device) < num_samples_B[:, None]

@@ -50,7 +50,7 @@ class LogMel(Frontend):
         log_offset: float = 0.001,
     ) -> None:
         super().__init__(num_frames, num_mel_bins, mean, std, sample_rate)
-        if log_offset <= 0:
+        if not log_offset > 0:
             raise ValueError(f"log_offset must be > 0, got {log_offset}.")
         if not 0 <= low_frequency < high_frequency <= sample_rate / 2:
             raise ValueError(
@@ -66,19 +66,6 @@ class LogMel(Frontend):
         self.register_buffer("window_W", torch.hann_window(self.window_length), persistent=False)
         self.mel_banks_KF: Tensor
         self.window_W: Tensor
-
-    def architecture(self) -> dict[str, int | float]:
-        """Arguments that build this front end; stored with the weights, whose features must be made by it."""
-        return {
-            "num_frames": self.num_frames,
-            "num_mel_bins": self.num_mel_bins,
-            "mean": self.mean,
-            "std": self.std,
-            "sample_rate": self.sample_rate,
-            "low_frequency": self.low_frequency,
-            "high_frequency": self.high_frequency,
-            "log_offset": self.log_offset,
-        }
 
     def frames_of(self, num_samples: int) -> int:
         """Frames that begin within a clip of ``num_samples`` samples, at least 1: 100 in a second."""
@@ -109,7 +96,8 @@ class LogMel(Frontend):
         with torch.autocast(waveform_BT.device.type, enabled=False):
             waveform_BT = waveform_BT.float()
             num_samples = waveform_BT.shape[1]
-            self._warn_of_other_length(num_samples)
+            if self.expects_length:
+                self._warn_of_other_length(num_samples)
             if num_samples_B is not None:
                 sample_T = torch.arange(num_samples, device=waveform_BT.device)
                 waveform_BT = waveform_BT.masked_fill(sample_T >= num_samples_B[:, None], 0.0)

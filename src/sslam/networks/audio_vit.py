@@ -11,30 +11,33 @@ import torch.nn.functional as F
 from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
 
+from sslam.rebuildable import Rebuildable
+
 LAYER_NORM_EPS = 1e-6
+MAX_POSITION_NUMBERS = 2**27  # 28 times those of the published base size
 
 
-class Encoder(nn.Module):
-    """Base of every encoder that a method can be given.
+class Encoder(Rebuildable):
+    """Base of every encoder that a method can be given, also of a user's own, whose constructor takes plain values.
 
     Attributes:
         width: Size D of a token.
-        depth: Number of layers.
         num_mel_bins: Mel bins F that the features must have.
-        blocks: Layers, lowest first.
+        patch_size: Frames to a column of patches; ``sslam embed`` needs it.
+        max_columns: Columns of the longest clip, or None where any length is taken.
+        depth: Number of layers; fine-tuning needs it, for the learning rate of each.
+        blocks: Layers, lowest first, likewise.
     """
 
     width: int
-    depth: int
     num_mel_bins: int
+    patch_size: int
+    max_columns: int | None = None
+    depth: int
     blocks: nn.ModuleList
 
     def forward(self, features_BLF: Tensor) -> Tensor:
-        """Features (B, L, F) to tokens (B, 1 + P, D); token 0 stands for the whole clip."""
-        raise NotImplementedError
-
-    def architecture(self) -> dict[str, Any]:
-        """Arguments that build an encoder of these shapes: numbers and lists of numbers."""
+        """Features (B, L, F) to tokens (B, 1 + P, D): one for the whole clip, then patches, column by column."""
         raise NotImplementedError
 
 
@@ -112,8 +115,10 @@ class AudioViT(Encoder):
         drop_path: Stochastic depth of the last block, rising linearly from 0 at the first one; 0 in pre-training.
 
     Raises:
-        ValueError: If sizes do not divide.
+        ValueError: If sizes do not divide, or the positions would be more than the memory should hold.
     """
+
+    max_columns: int
 
     def __init__(
         self,
@@ -136,6 +141,11 @@ class AudioViT(Encoder):
             )
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}.")
+        if max_columns * (num_mel_bins // patch_size) * width > MAX_POSITION_NUMBERS:
+            raise ValueError(
+                "max_columns x (num_mel_bins / patch_size) x width, the numbers in the table of positions, must be at "
+                f"most {MAX_POSITION_NUMBERS}, got {max_columns} x {num_mel_bins // patch_size} x {width}."
+            )
         self.width = width
         self.depth = depth
         self.num_heads = num_heads
@@ -147,7 +157,7 @@ class AudioViT(Encoder):
         self.patch_embed = nn.Conv2d(1, width, kernel_size=patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        rates = [drop_path * layer / max(1, depth - 1) for layer in range(depth)]
+        rates = (drop_path * layer / max(1, depth - 1) for layer in range(depth))
         self.blocks = nn.ModuleList(PostNormBlock(width, num_heads, mlp_ratio, rate) for rate in rates)
         # Recomputed, so not part of a checkpoint.
         self.register_buffer("positions", sincos_positions_2d(width, max_columns, self.num_rows), persistent=False)
@@ -205,17 +215,9 @@ class AudioViT(Encoder):
         """Features (B, L, F) to tokens (B, 1 + P, D), CLS first, then the patches column by column."""
         return self.encode(self.embed(features_BLF))
 
-    def architecture(self) -> dict[str, int | float]:
-        """Arguments that build an encoder of these shapes (not ``drop_path``, which belongs to a training recipe)."""
-        return {
-            "width": self.width,
-            "depth": self.depth,
-            "num_heads": self.num_heads,
-            "mlp_ratio": self.mlp_ratio,
-            "patch_size": self.patch_size,
-            "num_mel_bins": self.num_mel_bins,
-            "max_columns": self.max_columns,
-        }
+    def architecture(self) -> dict[str, Any]:
+        """Constructor arguments but ``drop_path``, which belongs to a training recipe."""
+        return {name: value for name, value in super().architecture().items() if name != "drop_path"}
 
     def compile_blocks(self) -> None:
         """Compile one block after the other: seconds instead of a minute, since all blocks share one graph."""

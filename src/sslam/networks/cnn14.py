@@ -4,7 +4,6 @@ Shape letters: B clips, L frames, F mel bins, C channels, H time and W frequency
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +115,3 @@ class CNN14(Encoder):
         """Features (B, L, F) to tokens (B, 1 + P, D): their maximum, then the positions; see :meth:`embedding_map`."""
         positions_BPD = self.embedding_map(features_BLF).flatten(2).transpose(1, 2)
         return torch.cat([positions_BPD.amax(dim=1, keepdim=True), positions_BPD], dim=1)
-
-    def architecture(self) -> dict[str, Any]:
-        """Arguments that build an encoder of these shapes."""
-        return {"width": self.width, "channels": self.channels, "num_mel_bins": self.num_mel_bins}

@@ -3,10 +3,10 @@
 Shape letters: N rows (clips x clones), P patches, D encoder width, H decoder width, T columns, R rows of the grid.
 """
 
-from itertools import pairwise
-
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sslam.rebuildable import Rebuildable
 
 
 class ConvNormBlock(nn.Sequential):
@@ -21,7 +21,7 @@ class ConvNormBlock(nn.Sequential):
         return F.gelu(F.layer_norm(hidden_NTRH, (self.out_width,), eps=1e-5)).permute(0, 3, 1, 2)
 
 
-class ConvDecoder(nn.Module):
+class ConvDecoder(Rebuildable):
     """Predicts the teacher's latents from the encoded kept tokens (EAT sec. 3; the defaults are the published ones).
 
     Six residual blocks of grouped 3 x 3 convolutions, then a linear projection back to the encoder's width. A block
@@ -54,11 +54,11 @@ class ConvDecoder(nn.Module):
         self.depth = depth
         self.kernel_size = kernel_size
         self.groups = groups
-        widths = [width] + [decoder_width] * depth
         self.blocks = nn.ModuleList(
-            ConvNormBlock(in_width, out_width, kernel_size, groups) for in_width, out_width in pairwise(widths)
+            ConvNormBlock(decoder_width if number else width, decoder_width, kernel_size, groups)
+            for number in range(depth)
         )
-        self.projection = nn.Linear(widths[-1], width)
+        self.projection = nn.Linear(decoder_width if depth else width, width)
 
     def forward(self, tokens_NPD: Tensor, grid: tuple[int, int]) -> Tensor:
         """Tokens (N, P, D) on a ``grid`` of (columns, rows) patches to predictions (N, P, D)."""
@@ -69,13 +69,3 @@ class ConvDecoder(nn.Module):
             output = block(hidden)
             hidden = output + hidden if output.shape == hidden.shape else output
         return self.projection(hidden.flatten(2).transpose(1, 2))
-
-    def architecture(self) -> dict[str, int]:
-        """Arguments that build a decoder of these shapes."""
-        return {
-            "width": self.width,
-            "decoder_width": self.decoder_width,
-            "depth": self.depth,
-            "kernel_size": self.kernel_size,
-            "groups": self.groups,
-        }

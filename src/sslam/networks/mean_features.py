@@ -27,6 +27,7 @@ class MeanFeatures(Encoder):
         if num_mel_bins < 1:
             raise ValueError(f"num_mel_bins must be at least 1, got {num_mel_bins}.")
         self.width = self.num_mel_bins = num_mel_bins
+        self.patch_size = 1
         self.depth = 0
         self.blocks = nn.ModuleList()
 
@@ -42,7 +43,3 @@ class MeanFeatures(Encoder):
                 "Give the front end and the encoder the same num_mel_bins."
             )
         return torch.cat([features_BLF.mean(dim=1, keepdim=True), features_BLF], dim=1)
-
-    def architecture(self) -> dict[str, int]:
-        """Arguments that build this encoder."""
-        return {"num_mel_bins": self.num_mel_bins}

@@ -4,7 +4,7 @@ Shape letters: B clips, N sources, T samples, L frames, E basis functions, D wid
 """
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sslam.networks.tdcn_operations import NormParameters, norm_conv_norm
+from sslam.rebuildable import Rebuildable
 
 Consistency = Literal["pred_source", "magsq", "uniform", "none"]
+MAX_DILATION_CYCLE = 32  # its longest dilation is a quarter of a million seconds
 
 
-class Separator(nn.Module):
+class Separator(Rebuildable):
     """Base of every separation network that a method can be given.
 
     Attributes:
@@ -31,10 +33,6 @@ class Separator(nn.Module):
 
     def forward(self, mixture_BT: Tensor) -> Tensor:
         """Mixtures (B, T) to estimates of their sources (B, N, T)."""
-        raise NotImplementedError
-
-    def architecture(self) -> dict[str, int | str]:
-        """Arguments that build a separator of these shapes."""
         raise NotImplementedError
 
 
@@ -133,7 +131,8 @@ class TDCN(Separator):
             fifth of what the blocks keep, half of a training step's memory, for a sixth more time.
 
     Raises:
-        ValueError: If a size is less than 1, the sample rate too low for a frame, or the consistency unknown.
+        ValueError: If a size is less than 1, the sample rate too low for a frame, the dilation cycle longer than 32, or
+            the consistency unknown.
     """
 
     def __init__(
@@ -162,6 +161,8 @@ class TDCN(Separator):
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if sample_rate < 1600:
             raise ValueError(f"sample_rate must be at least 1600 Hz, so that a frame has samples, got {sample_rate}.")
+        if dilation_cycle > MAX_DILATION_CYCLE:
+            raise ValueError(f"dilation_cycle must be at most {MAX_DILATION_CYCLE}, got {dilation_cycle}.")
         if consistency not in get_args(Consistency):
             raise ValueError(f"consistency must be one of {', '.join(get_args(Consistency))}, got {consistency!r}.")
         self.num_sources = num_sources
@@ -243,18 +244,9 @@ class TDCN(Separator):
             estimates_BNT = self.decode(masks_BNEL * code_BEL.unsqueeze(1), mixture_BT.shape[-1])
             return self.make_consistent(estimates_BNT, mixture_BT, core_BDL)
 
-    def architecture(self) -> dict[str, int | str]:
-        """Arguments that build a separator of these shapes (not ``checkpoint_blocks``, which changes no result)."""
-        return {
-            "num_sources": self.num_sources,
-            "sample_rate": self.sample_rate,
-            "consistency": self.consistency,
-            "num_basis": self.num_basis,
-            "width": self.width,
-            "hidden_width": self.hidden_width,
-            "num_blocks": len(self.blocks),
-            "dilation_cycle": self.dilation_cycle,
-        }
+    def architecture(self) -> dict[str, Any]:
+        """Constructor arguments but ``checkpoint_blocks``, which changes no result."""
+        return {name: value for name, value in super().architecture().items() if name != "checkpoint_blocks"}
 
     def make_consistent(self, estimates_BNT: Tensor, mixture_BT: Tensor, core_BDL: Tensor) -> Tensor:
         """Estimates whose sum is the mixture; unchanged where ``consistency`` is "none"."""
