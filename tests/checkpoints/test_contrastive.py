@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sslam.checkpoints import CheckpointError, load_encoder, load_pretraining_state, read_checkpoint
+from sslam.checkpoints.architecture import state_networks, statement
 from sslam.commands.convert import main
 from sslam.embedding.embedder import AudioEmbedder
 from sslam.frontends import Frontend, KaldiFbank, LogMel
@@ -66,8 +67,8 @@ def test_convert__a_contrastive_run_to_safetensors(encoder: Encoder, frontend: F
     path, ours = contrastive_run(tmp_path / "last.ckpt", encoder, frontend), tmp_path / "ours.safetensors"
     assert main([str(path), str(ours)]) == 0
     first, second = read_checkpoint(path), read_checkpoint(ours)
-    assert first.hyper_parameters == second.hyper_parameters
-    assert (second.kind, second.encoder_class) == ("contrastive", type(encoder))
+    assert first.networks == second.networks
+    assert (second.kind, second.networks["encoder"].network_class) == ("contrastive", type(encoder))
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
     assert second.source_sha256
 
@@ -75,7 +76,7 @@ def test_convert__a_contrastive_run_to_safetensors(encoder: Encoder, frontend: F
 def test_convert__the_published_format_has_no_cnn14(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = contrastive_run(tmp_path / "last.ckpt", cnn14(), LogMel(**LOG_MEL))
     assert main([str(path), str(tmp_path / "published.pt"), "--to", "published"]) == 2
-    assert "The published format has no place for a CNN14. Leave --to published out." in capsys.readouterr().err
+    assert "The published format has no place for a CNN14. Write it in ours." in capsys.readouterr().err
     assert not (tmp_path / "published.pt").exists()
 
 
@@ -103,19 +104,22 @@ def halve(root: dict[str, Any]) -> None:
     [
         (lambda root: root["state_dict"].pop("encoder.blocks.1.conv2.bias"), "1 missing:\n  encoder.blocks.1.conv2.b"),
         (halve, "1 of another shape:\n  encoder.blocks.1.conv2.weight (6, 3, 3, 3), expected (6, 6, 3, 3)"),
-        (lambda root: root["state_dict"].pop("encoder.blocks.0.conv1.weight"), "The file holds no whole CNN14"),
+        (
+            lambda root: root["state_dict"].pop("encoder.blocks.0.conv1.weight"),
+            "1 missing:\n  encoder.blocks.0.conv1.weight",
+        ),
         (lambda root: root["state_dict"].update({"extra": torch.zeros(1)}), "1 unknown:\n  extra"),
         (
-            lambda root: root["architecture"]["frontend"].update(low_frequency=9e3),
-            "it must have 0 <= low_frequency < high_frequency <= sample_rate / 2",
+            lambda root: root["architecture"]["frontend"]["init_args"].update(low_frequency=9e3),
+            "The file states a LogMel that cannot be built: low_frequency must be below high_frequency",
         ),
         (
-            lambda root: root["architecture"]["frontend"].update(log_offset=0.0),
-            "it must have a log_offset greater than 0 and at most 1",
+            lambda root: root["architecture"]["frontend"]["init_args"].update(log_offset=0.0),
+            "log_offset must be > 0, got 0.0.",
         ),
         (
-            lambda root: root["architecture"]["encoder"].update(num_mel_bins=2),
-            "num_mel_bins must be a multiple of the patch size 4, got 2. Give num_mel_bins.",
+            lambda root: root["architecture"]["encoder"]["init_args"].update(num_mel_bins=2),
+            "num_mel_bins must be at least 4 for the poolings between 3 blocks, got 2.",
         ),
     ],
 )
@@ -129,11 +133,11 @@ def test_read_checkpoint__refuses_what_is_no_whole_encoder(edit: Any, message: s
 def test_build_frontend__a_file_that_states_none(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(save_published(tmp_path / "published.pt", pre_trained()))
     with pytest.raises(
-        CheckpointError, match="does not state its front end. Give one that fits, such as --model.front"
+        CheckpointError, match="does not state its front end. Give one that fits, such as frontend sslam.front"
     ):
         checkpoint.build_frontend()
     path = contrastive_run(tmp_path / "last.ckpt", cnn14(), LogMel(**LOG_MEL))
-    without = edited(path, lambda root: root["architecture"]["frontend"].pop("high_frequency"))
+    without = edited(path, lambda root: root["architecture"].pop("frontend"))
     with pytest.raises(CheckpointError, match="does not state its front end"):
         read_checkpoint(without).build_frontend()
     with pytest.raises(CheckpointError, match="does not state its front end"):
@@ -142,7 +146,7 @@ def test_build_frontend__a_file_that_states_none(tmp_path: Path) -> None:
 
 def test_load_encoder__what_cnn14_has_not(tmp_path: Path) -> None:
     path = contrastive_run(tmp_path / "last.ckpt", cnn14(), LogMel(**LOG_MEL))
-    with pytest.raises(CheckpointError, match=r"drop_path must be 0 for CNN14, .* got 0.1. Pass --model.drop_path 0."):
+    with pytest.raises(CheckpointError, match=r"drop_path must be 0 for CNN14, .* got 0.1. Give drop_path 0."):
         load_encoder(path, drop_path=0.1)
     with pytest.raises(CheckpointError, match="The file holds no teacher."):
         load_encoder(path, weights="teacher")
@@ -159,13 +163,12 @@ def test_classifiers__begin_with_a_contrastive_run_and_are_read_themselves(tmp_p
     assert model.frontend.architecture() == LogMel(**LOG_MEL).architecture()
     state: dict[str, Any] = {"state_dict": model.state_dict(), "class_names": ["a", "b", "c"]}
     state["architecture"] = {
-        "encoder": model.encoder.architecture(),
-        "frontend": model.frontend.architecture(),
-        "head": {"pooling": "both", "activation": "softmax"},
+        **state_networks({"encoder": model.encoder, "frontend": model.frontend}),
+        **statement({"head": model.stated_head}, {"pooling": "both", "activation": "softmax"}),
     }
     torch.save(state, tmp_path / "tuned.ckpt")
     tuned = read_checkpoint(tmp_path / "tuned.ckpt")
-    assert (tuned.kind, tuned.hyper_parameters["num_classes"], tuned.class_names) == ("fine_tuned", 3, ["a", "b", "c"])
+    assert (tuned.kind, tuned.num_classes, tuned.class_names) == ("fine_tuned", 3, ["a", "b", "c"])
     embedder = AudioEmbedder.from_checkpoint(tmp_path / "tuned.ckpt", device="cpu")
     assert embedder.num_classes == 3
     random = LinearProbe(loss=CrossEntropy(), num_classes=3, initial_checkpoint=str(path), weights="random")

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from sslam.checkpoints import CheckpointError, load_encoder, load_pretraining_state, read_checkpoint
-from sslam.checkpoints.published import encoder_shapes, sizes_of
+from sslam.checkpoints.published import PRE_TRAINED_PARTS, infer_networks
 from sslam.commands.convert import main
 from sslam.networks import AudioViT, ConvDecoder
 from tests.checkpoints import published_files
@@ -134,7 +134,7 @@ def test_convert__to_published_and_back_changes_nothing(tmp_path: Path, model: d
     first, second = load_file(ours), load_file(again)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert header(ours)["hyper_parameters"] == header(again)["hyper_parameters"]
+    assert header(ours)["architecture"] == header(again)["architecture"]
 
 
 def test_read_checkpoint__takes_a_lightning_checkpoint_of_a_run(tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_read_checkpoint__takes_a_lightning_checkpoint_of_a_run(tmp_path: Path) 
     root = {"state_dict": state | {"frontend.window": torch.ones(3)}, "architecture": architecture, "epoch": 1}
     torch.save(root, tmp_path / "last.ckpt")
     checkpoint = read_checkpoint(tmp_path / "last.ckpt")
-    assert checkpoint.encoder_arguments()["num_heads"] == 4
-    assert checkpoint.hyper_parameters["decoder"] == {
+    assert checkpoint.networks["encoder"].arguments["num_heads"] == 4
+    assert checkpoint.networks["decoder"].arguments == {
         "width": 48, "decoder_width": 32, "depth": 2, "kernel_size": 3, "groups": 8,
     }  # fmt: skip
     assert "frontend.window" in checkpoint.skipped
@@ -195,11 +195,13 @@ def test_read_checkpoint__half_precision_becomes_float32(tmp_path: Path) -> None
     assert torch.equal(qkv, model["blocks.0.attn.qkv.weight"].float())
 
 
-def test_sizes__of_the_large_model() -> None:
-    shapes = {f"student.{name}": shape for name, shape in large_encoder().items()}
-    sizes = sizes_of(shapes, ("student.",))
-    assert (sizes.width, sizes.depth, sizes.hidden_width, sizes.patch_size) == (1024, 24, 4096, 16)
-    assert encoder_shapes(sizes) == large_encoder()
+def test_infer_networks__of_the_large_model() -> None:
+    tensors = {f"student.{name}": torch.empty(shape, device="meta") for name, shape in large_encoder().items()}
+    network = infer_networks(tensors, PRE_TRAINED_PARTS, {})["encoder"]
+    sizes = {"width": 1024, "depth": 24, "num_heads": 16, "mlp_ratio": 4.0, "patch_size": 16, "num_mel_bins": 128}
+    assert (network.network_class, network.arguments) == (AudioViT, sizes)
+    built = network.build_empty(sum(tensor.numel() for tensor in tensors.values())).state_dict()
+    assert {name: tuple(tensor.shape) for name, tensor in built.items()} == large_encoder()
 
 
 def large_encoder() -> dict[str, tuple[int, ...]]:
@@ -271,7 +273,7 @@ def test_convert__refuses_other_positions(tmp_path: Path, capsys: Any) -> None:
 def test_convert__asks_for_heads_that_the_width_does_not_tell(tmp_path: Path, capsys: Any) -> None:
     source = save_published(tmp_path / "p.pt", pre_trained(width=48))
     assert "Give num_heads." in convert_error(capsys, source, tmp_path / "ours")
-    assert "num_heads must divide the width 48, got 5" in convert_error(
+    assert "width must be a multiple of num_heads, got width=48 and num_heads=5" in convert_error(
         capsys, source, tmp_path / "ours", "--num_heads", 5
     )
     assert main([str(source), str(tmp_path / "ours"), "--num_heads", "4"]) == 0

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sslam.checkpoints import CheckpointError, load_encoder, load_separator, read_checkpoint
+from sslam.checkpoints.architecture import state_networks
 from sslam.checkpoints.loading import file_sha256
 from sslam.checkpoints.separators import read_published_separator, read_separator
 from sslam.checkpoints.tensorflow_bundle import bundle_files
@@ -46,13 +47,20 @@ def run_checkpoint(path: Path, separator: TDCN | None = None, **changes: Any) ->
     separator = separator or small_separator(separator_variables())
     root = {
         "state_dict": {f"separator.{name}": tensor for name, tensor in separator.state_dict().items()},
-        "architecture": {"separator": separator.architecture()},
+        "architecture": state_networks({"separator": separator}),
         "global_step": 5000,
         "epoch": 3,
         "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(3)}}}],
     }
     torch.save(root | changes, path)
     return path
+
+
+def stated(separator: TDCN, **changes: Any) -> dict[str, Any]:
+    """What a run states of its separator, with other arguments."""
+    architecture = state_networks({"separator": separator})
+    architecture["separator"]["init_args"] |= changes
+    return architecture
 
 
 def mixture() -> Tensor:
@@ -112,9 +120,8 @@ def test_convert__prints_what_it_read(tmp_path: Path, capsys: Any) -> None:
     ):
         assert line in printed
     assert header(output) == {
-        "format_version": 1,
         "kind": "separator",
-        "hyper_parameters": {"separator": load_separator(output).architecture()},
+        "architecture": state_networks({"separator": load_separator(output)}),
         "global_step": 3_223_090,
         "source_sha256": digest,
     }
@@ -167,7 +174,7 @@ def test_convert__consistency_that_is_not_known_or_contradicts(tmp_path: Path, c
     error = convert_error(capsys, prefix, output, "--consistency", "magsq")
     assert "so its consistency is pred_source, not magsq. Leave consistency out." in error
     error = convert_error(capsys, prefix, output, "--dilation_cycle", "33")
-    assert "The dilation cycle must be between 1 and 32, got 33" in error
+    assert "dilation_cycle must be between 1 and 32, got 33" in error
     assert not output.exists()
 
 
@@ -263,25 +270,28 @@ def test_load_separator__half_precision_becomes_float32(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_blocks": 4}, "states a separator with num_blocks = 4, and its tensors are of one with 3"),
-        ({"width": 10**30}, "states a separator with width = 1000"),
-        ({"num_sources": "3"}, "num_sources = 3, and its tensors are of one with 3"),
-        ({"sample_rate": 10**400}, "sample_rate must be a whole number between 1600 and 768000"),
+        ({"num_blocks": 4}, "12 missing:\n  blocks.3."),
+        ({"num_blocks": 2}, "12 unknown:\n  blocks.2."),
+        ({"num_blocks": 10**12}, "states a TDCN of far more weights than it holds"),
+        ({"width": 2**40}, "states a TDCN of far more weights than it holds"),
+        ({"width": 10**30}, "The file states a TDCN that cannot be built: "),
+        ({"num_sources": "3"}, "states num_sources = '3' for its separator, which must be int"),
+        ({"sample_rate": 10**400}, "The file states a TDCN that cannot be built: int"),
         ({"sample_rate": 22_050}, "encoder.weight (6, 40), expected (6, 55)"),
-        ({"dilation_cycle": 10**9}, "dilation_cycle must be a whole number between 1 and 32, got 1000000000"),
-        ({"dilation_cycle": True}, "differs in dilation_cycle"),
+        ({"dilation_cycle": 10**9}, "cannot be built: dilation_cycle must be at most 32, got 1000000000"),
+        ({"dilation_cycle": True}, "states dilation_cycle = True for its separator, which must be int"),
         ({"consistency": "magsq"}, "1 unknown:\n  shares.weight"),
         ({"consistency": "magic"}, "consistency must be one of pred_source, magsq, uniform, none, got 'magic'"),
         ({"consistency": 3}, "consistency must be one of"),
-        ({"depth": 3}, "differs in depth"),
-        ({"checkpoint_blocks": 1}, "differs in checkpoint_blocks"),
+        ({"depth": 3}, "unexpected keyword argument 'depth'"),
+        ({"checkpoint_blocks": 1}, "states checkpoint_blocks = 1 for its separator, which must be bool"),
     ],
 )
 def test_load_separator__refuses_a_stated_architecture_that_does_not_fit(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     separator = small_separator(separator_variables())
-    run = run_checkpoint(tmp_path / "r.ckpt", architecture={"separator": separator.architecture() | changes})
+    run = run_checkpoint(tmp_path / "r.ckpt", architecture=stated(separator, **changes))
     with pytest.raises(CheckpointError) as error:
         load_separator(run)
     assert message in str(error.value)
@@ -324,7 +334,7 @@ def test_load_separator__damaged_files_are_named(tmp_path: Path, content: bytes)
 @pytest.mark.parametrize("model", [pre_trained(), fine_tuned()], ids=["pre-trained", "fine-tuned"])
 def test_load_separator__of_an_encoder(tmp_path: Path, model: dict[str, Any]) -> None:
     path = save_published(tmp_path / "p.pt", model)
-    with pytest.raises(CheckpointError, match="p.pt holds no separator: .* Give a checkpoint of a MixIT run"):
+    with pytest.raises(CheckpointError, match="p.pt: The file holds no separator: .* Give a checkpoint of a MixIT run"):
         load_separator(path)
 
 

@@ -11,11 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from sslam.checkpoints import CheckpointError, load_encoder, read_checkpoint
+from sslam.checkpoints.architecture import Network, state_networks, statement
 from sslam.commands.convert import main
-from sslam.networks import AudioViT
+from sslam.frontends import KaldiFbank
+from sslam.networks import AudioViT, ClassifierHead
 from tests.checkpoints.published_files import fine_tuned, pre_trained, save_published
 
-FRONTEND = {"num_frames": 512, "num_mel_bins": 128, "mean": -6.627, "std": 5.359, "sample_rate": 16000}
+FRONTEND: dict[str, Any] = {"num_frames": 512, "num_mel_bins": 128, "mean": -6.627, "std": 5.359, "sample_rate": 16000}
 NAMES = ["dog", "rooster, far", "Ruisseau à l'eau"]
 
 
@@ -27,17 +29,17 @@ def classifier(path: Path, pooling: str = "cls", **changes: Any) -> Path:
     for part in ("", "probes.0.", "probes.1."):
         state |= {f"{part}fc_norm.weight": torch.ones(width), f"{part}fc_norm.bias": torch.zeros(width)}
         state |= {f"{part}head.weight": torch.randn(3, width), f"{part}head.bias": torch.randn(3)}
-    architecture = {
-        "encoder": encoder.architecture(),
-        "frontend": FRONTEND,
-        "head": {"num_classes": 3, "pooling": pooling, "activation": "softmax"},
-    }
+    architecture = state_networks({"encoder": encoder, "frontend": KaldiFbank(**FRONTEND)})
+    architecture |= statement(
+        {"head": Network(ClassifierHead, {"width": width, "num_classes": 3})},
+        {"pooling": pooling, "activation": "softmax"},
+    )
     root: dict[str, Any] = {"state_dict": state, "architecture": architecture, "class_names": NAMES, "epoch": 3}
     for key, value in changes.items():
-        if key in architecture:
-            architecture[key] = architecture[key] | value  # type: ignore[operator]
-        else:
-            root[key] = value
+        stated = (
+            root if key not in architecture else architecture[key] if key == "head" else architecture[key]["init_args"]
+        )
+        stated |= value if key in architecture else {key: value}
     torch.save(root, path)
     return path
 
@@ -46,9 +48,9 @@ def classifier(path: Path, pooling: str = "cls", **changes: Any) -> Path:
 def test_read_checkpoint__states_front_end_pooling_and_classes(tmp_path: Path, pooling: str) -> None:
     checkpoint = read_checkpoint(classifier(tmp_path / "last.ckpt", pooling))
     assert checkpoint.kind == "fine_tuned"
-    assert checkpoint.hyper_parameters["frontend"] == FRONTEND
-    assert checkpoint.hyper_parameters["head"] == {"pooling": pooling, "activation": "softmax"}
-    assert checkpoint.hyper_parameters["num_classes"] == 3
+    assert checkpoint.networks["frontend"] == Network(KaldiFbank, FRONTEND)
+    assert checkpoint.classifier == {"pooling": pooling, "activation": "softmax"}
+    assert checkpoint.num_classes == 3
     assert checkpoint.class_names == NAMES
     assert {"probes.1.head.weight", "entry epoch"} <= set(checkpoint.skipped)
     assert not {"entry architecture", "entry class_names"} & set(checkpoint.skipped)
@@ -64,7 +66,7 @@ def test_convert__carries_what_is_stated_to_both_formats_and_back(
     for args in ([source, ours], [ours, back, "--to", "published"], [back, again]):
         assert main([str(arg) for arg in args]) == 0
     first, second = read_checkpoint(source), read_checkpoint(again)
-    assert first.hyper_parameters == second.hyper_parameters
+    assert (first.networks, first.classifier) == (second.networks, second.classifier)
     assert first.class_names == second.class_names == NAMES
     assert all(torch.equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
     printed = capsys.readouterr().out
@@ -76,9 +78,9 @@ def test_convert__a_published_file_states_nothing(tmp_path: Path, capsys: pytest
     path = save_published(tmp_path / "published.pt", fine_tuned())
     assert main([str(path), str(tmp_path / "ours.safetensors")]) == 0
     checkpoint = read_checkpoint(tmp_path / "ours.safetensors")
-    assert "frontend" not in checkpoint.hyper_parameters
+    assert "frontend" not in checkpoint.networks
     # As the published classifiers are.
-    assert checkpoint.hyper_parameters["head"] == {"pooling": "cls", "activation": "sigmoid"}
+    assert checkpoint.classifier == {"pooling": "cls", "activation": "sigmoid"}
     assert checkpoint.class_names == []
     printed = capsys.readouterr().out
     assert "front end: not stated" in printed
@@ -97,15 +99,24 @@ def test_load_encoder__drop_path_is_for_fine_tuning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frontend": {"std": 0.0}}, "it must have a std greater than 0 and at most 1e6"),
-        ({"frontend": {"std": float("nan")}}, "a std greater than 0"),
-        ({"frontend": {"mean": float("inf")}}, "a mean between -1e6 and 1e6"),
-        ({"frontend": {"mean": 10**400}}, "a mean between -1e6 and 1e6"),
-        ({"frontend": {"num_frames": 0}}, "num_frames between 1 and 1e6"),
-        ({"frontend": {"sample_rate": 10**12}}, "a sample_rate between 1000 and 768000 Hz"),
+        ({"frontend": {"std": 0.0}}, "cannot be built: std must be > 0, got 0.0"),
+        ({"frontend": {"std": float("nan")}}, "std must be > 0, got nan"),
+        ({"frontend": {"std": "5.0"}}, "states std = '5.0' for its frontend, which must be float"),
+        ({"frontend": {"mean": float("inf")}}, "mean must be at most 1e+06, got inf"),
+        ({"frontend": {"mean": 10**400}}, "mean must be at most 1e+06, got 1000"),
+        ({"frontend": {"num_frames": 0}}, "num_frames must be at least 1, got 0"),
+        ({"frontend": {"num_frames": 10**12}}, "num_frames must be at most 1e+06, got 1000000000000"),
+        ({"frontend": {"num_mel_bins": 10**12}}, "num_mel_bins must be at most 4096, got 1000000000000"),
+        ({"frontend": {"sample_rate": 10**12}}, "sample_rate must be between 1000 and 768000 Hz"),
+        ({"encoder": {"max_columns": 10**12}}, "the numbers in the table of positions, must be at most 134217728"),
+        ({"encoder": {"depth": 10**12}}, "The file states a AudioViT of far more weights than it holds"),
+        ({"encoder": {"depth": 1}}, "12 unknown:\n  encoder.blocks.1."),
+        ({"encoder": {"extra": 1}}, "unexpected keyword argument 'extra'"),
         ({"frontend": {"num_mel_bins": 64}}, "num_mel_bins = 128, as the encoder's"),
         ({"head": {"pooling": "both"}}, "pooling = both, and it must be cls or mean"),
         ({"head": {"activation": "\x1b[2Jrelu"}}, r"activation = '\\x1b[2Jrelu', and it must be sigmoid or softmax"),
+        ({"head": {"init_args": {"width": 48, "num_classes": 4}}}, "head.weight (3, 48), expected (4, 48)"),
+        ({"head": {"init_args": {"width": 48, "num_classes": 3, "hidden_width": 9}}}, "(3, 48), expected (3, 9)"),
         ({"class_names": ["a"]}, "names 1 classes and its classifier has 3"),
     ],
 )
@@ -135,17 +146,54 @@ def test_read_checkpoint__runs_nothing_that_stands_there(tmp_path: Path, key: st
     assert not (tmp_path / "canary").exists()
 
 
-@pytest.mark.parametrize("value", [None, 7, "text", [1, 2, 3], {"mean": "low"}, {"mean": True}, {1: 2}])
-def test_read_checkpoint__passes_over_what_is_of_another_type(tmp_path: Path, value: Any) -> None:
+def test_read_checkpoint__architecture_is_of_plain_values(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="'architecture' holds more than plain values"):
+        read_checkpoint(classifier(tmp_path / "last.ckpt", frontend={"mean": torch.zeros(1)}))
+
+
+@pytest.mark.parametrize("version", [3, 10**30, 1.5, "2", None, True])
+def test_read_checkpoint__a_newer_format_is_refused(tmp_path: Path, version: Any) -> None:
     path = classifier(tmp_path / "last.ckpt")
     root = torch.load(path, weights_only=True)
-    root["architecture"] |= {"frontend": value, "head": value}
+    root["architecture"]["format_version"] = version
+    torch.save(root, path)
+    with pytest.raises(CheckpointError, match=r"states its networks in format .*, and sslam .* reads .* to 2\. Update"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [None, 7, "text", [1, 2, 3], {"mean": "low"}, {"mean": True}, {1: 2}])
+def test_read_checkpoint__what_is_of_another_type(tmp_path: Path, value: Any) -> None:
+    path = classifier(tmp_path / "last.ckpt")
+    root = torch.load(path, weights_only=True)
     root["class_names"] = value
     torch.save(root, path)
-    checkpoint = read_checkpoint(path, num_heads=4)
-    assert "frontend" not in checkpoint.hyper_parameters
-    assert checkpoint.hyper_parameters["head"] == {"pooling": "cls", "activation": "sigmoid"}
-    assert checkpoint.class_names == []
+    assert read_checkpoint(path).class_names == []
+    for role in ("head", "frontend", "encoder"):
+        root["architecture"][role] = value
+        torch.save(root, path)
+        with pytest.raises(CheckpointError, match=f"states its {role} without class_path and init_args"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("class_path", "message"),
+    [
+        ("sslam.networks.Unheard", r"encoder is a sslam\.networks\.Unheard, which sslam .* has not\. Update sslam\."),
+        ("sslam.networks.ConvDecoder", r"encoder is a sslam\.networks\.ConvDecoder, which is no Encoder"),
+        ("sslam.networks.audio_vit.AudioViT", "which sslam .* has not"),
+        (
+            "os.system",
+            r"os\.system, a class outside sslam, of which nothing was imported\. If you trust it, name it in",
+        ),
+    ],
+)
+def test_read_checkpoint__a_class_is_one_of_the_list(tmp_path: Path, class_path: str, message: str) -> None:
+    path = classifier(tmp_path / "last.ckpt")
+    root = torch.load(path, weights_only=True)
+    root["architecture"]["encoder"]["class_path"] = class_path
+    torch.save(root, path)
+    with pytest.raises(CheckpointError, match=message):
+        read_checkpoint(path)
 
 
 def test_read_checkpoint__a_header_that_was_altered_is_refused(tmp_path: Path) -> None:
@@ -153,9 +201,9 @@ def test_read_checkpoint__a_header_that_was_altered_is_refused(tmp_path: Path) -
     with safe_open(tmp_path / "ours.safetensors", framework="pt") as file:
         header = json.loads(file.metadata()["sslam"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    header["hyper_parameters"]["frontend"]["std"] = -1.0
+    header["architecture"]["frontend"]["init_args"]["std"] = -1.0
     save_file(tensors, tmp_path / "altered.safetensors", {"sslam": json.dumps(header)})
-    with pytest.raises(CheckpointError, match="a std greater than 0"):
+    with pytest.raises(CheckpointError, match="std must be > 0, got -1.0"):
         read_checkpoint(tmp_path / "altered.safetensors")
     save_file(tensors, tmp_path / "list.safetensors", {"sslam": "[1]"})
     with pytest.raises(CheckpointError, match="is damaged"):

@@ -84,8 +84,8 @@ def test_fine_tune__checkpoint_is_a_classifier_that_can_be_read(tones: Any, quie
     checkpoint = read_checkpoint(path)
     assert checkpoint.kind == "fine_tuned"
     assert checkpoint.class_names == list(tones.class_names)
-    assert checkpoint.hyper_parameters["head"] == {"pooling": "both", "activation": "softmax"}
-    assert checkpoint.hyper_parameters["frontend"]["num_frames"] == 128
+    assert checkpoint.classifier == {"pooling": "both", "activation": "softmax"}
+    assert checkpoint.networks["frontend"].arguments["num_frames"] == 128
     assert torch.equal(checkpoint.tensors["head.weight"], model.head.weight)
     # Its encoder is the start of another classifier; with `random` only its architecture is.
     again = fine_tune_of(initial_checkpoint=str(path), drop_path=0.2)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from sslam.checkpoints.architecture import UserClasses, in_words
 from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
 from sslam.frontends import Frontend
 from sslam.networks import Encoder
@@ -33,7 +34,7 @@ class TrainedEncoder(NamedTuple):
         """
         if given is None:
             return self.checkpoint.build_frontend()
-        if "frontend" in self.checkpoint.hyper_parameters:
+        if "frontend" in self.checkpoint.networks:
             _require_same_features(given, self.checkpoint.build_frontend(), self.provenance["path"])
         return given
 
@@ -43,6 +44,7 @@ def read_encoder(
     weights: Literal["student", "teacher", "random"] = "student",
     drop_path: float = 0.0,
     label: str | None = None,
+    user_classes: UserClasses = (),
 ) -> TrainedEncoder:
     """Read the encoder of a checkpoint of any kind; nothing that the file says is executed.
 
@@ -51,11 +53,12 @@ def read_encoder(
         weights: Encoder of that file: the student (as published) or the teacher; ``random`` takes its architecture.
         drop_path: Stochastic depth of the encoder's last block in training, rising linearly from the first one.
         label: Name of the weights in tables; by default ``weights`` and the file's name.
+        user_classes: See :func:`~sslam.checkpoints.read_checkpoint`.
 
     Raises:
         CheckpointError: If the file cannot be used or holds no such encoder.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, user_classes=user_classes)
     encoder = checkpoint.build_encoder("teacher" if weights == "teacher" else "student", drop_path)
     if weights == "random":
         # After the one above, whose random weights are drawn as well: a seed gives the baseline that it always gave.
@@ -72,11 +75,7 @@ def _require_same_features(given: Frontend, stated: Frontend, path: str) -> None
     )
     if type(given) is not type(stated) or ours != theirs:
         raise ValueError(
-            f"The encoder in {path} was trained on {type(stated).__name__} features ({_in_words(theirs)}), and the "
-            f"front end makes {type(given).__name__} features ({_in_words(ours)}). Give no frontend, which takes the "
+            f"The encoder in {path} was trained on {type(stated).__name__} features ({in_words(theirs)}), and the "
+            f"front end makes {type(given).__name__} features ({in_words(ours)}). Give no frontend, which takes the "
             "checkpoint's."
         )
-
-
-def _in_words(arguments: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:g}" for name, value in arguments.items())

@@ -1,4 +1,4 @@
-"""Names and shapes of the tensors in published EAT and SSLAM checkpoints, beside ours.
+"""Names of the tensors in published EAT and SSLAM checkpoints, beside ours, and what their shapes tell.
 
 A pre-trained file has the student and decoder at the top and the teacher under ``_ema``, also as a state dict. A
 fine-tuned file has the encoder under ``model.`` and the classifier as ``fc_norm`` and ``head``. Stage 1 (EAT) and
@@ -8,13 +8,17 @@ Ours: ``student.*``, ``decoder.*``, ``teacher.encoder.*`` (the state dict of :cl
 ``encoder.*``, ``fc_norm.*``, ``head.*``, of which the encoder may also be a :class:`~sslam.networks.CNN14`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sslam.checkpoints.architecture import Network
 from sslam.errors import CheckpointError
+from sslam.frontends import KaldiFbank, LogMel
+from sslam.networks import CNN14, AudioViT, ConvDecoder
 from sslam.networks.audio_vit import sincos_positions_2d
 
 Shape = tuple[int, ...]
@@ -73,79 +77,80 @@ def published_name(ours: str) -> str:
     return ours
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Sizes of the networks in a checkpoint, read from the shapes of its tensors.
+def infer_networks(
+    tensors: Mapping[str, Tensor], parts: tuple[str, ...], stated: Mapping[str, Any]
+) -> dict[str, Network]:
+    """Encoder, decoder and front end of a file that does not state their classes, as far as it has them.
 
-    Attributes:
-        width: Token size D of the encoder.
-        depth: Number of blocks.
-        hidden_width: Of the blocks' MLP; 0 for CNN14.
-        patch_size: Frames and mel bins of a patch.
-        decoder_width: Channels of the decoder; 0 where the file has none, as for the next three.
-        decoder_depth: Number of its convolutions.
-        decoder_kernel_size: Their side.
-        decoder_groups: Their groups.
-        num_classes: Outputs of the classifier; 0 where the file has none.
-        pooled_width: Its inputs: ``width``, or twice that where it takes CLS token and mean of the patches.
-        channels: Of CNN14's feature maps; empty where the encoder is a transformer.
-    """
-
-    width: int
-    depth: int
-    hidden_width: int
-    patch_size: int
-    decoder_width: int = 0
-    decoder_depth: int = 0
-    decoder_kernel_size: int = 0
-    decoder_groups: int = 0
-    num_classes: int = 0
-    pooled_width: int = 0
-    channels: tuple[int, ...] = ()
-
-
-def _number_of_blocks(names: Iterable[str], prefix: str) -> int:
-    numbers = [name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)]
-    # No more than there are names, so that a made-up block number cannot ask for a billion missing tensors.
-    return len({number for number in numbers if number.isdecimal()})
-
-
-def sizes_of(shapes: dict[str, Shape], parts: tuple[str, ...]) -> Sizes:
-    """Read the sizes from our names and their shapes.
+    Args:
+        tensors: Tensors by our names, whose shapes tell the sizes.
+        parts: :data:`PRE_TRAINED_PARTS` or :data:`FINE_TUNED_PARTS`.
+        stated: Arguments, by the network's role: of those of an encoder ``num_heads`` and ``num_mel_bins`` count, and
+            a front end's are :class:`~sslam.frontends.LogMel`'s or :class:`~sslam.frontends.KaldiFbank`'s, all of them.
 
     Raises:
-        CheckpointError: If the tensors that tell the sizes are missing or have another number of axes.
+        CheckpointError: If tensors that tell the sizes are missing or have another number of axes, or the number of
+            heads is not known.
     """
-    encoder = parts[0]
-    head = shapes.get("head.weight", ())
-    if encoder + "embedding.weight" in shapes:
-        return _sizes_of_cnn14(shapes, encoder, head)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    known = stated.get("encoder")
+    known = {
+        name: known[name]
+        for name in ("num_heads", "num_mel_bins")
+        if isinstance(known, dict) and type(known.get(name)) is int
+    }
+    infer = _infer_cnn14 if parts[0] + "embedding.weight" in shapes else _infer_vit
+    networks = {"encoder": infer(shapes, parts[0], known)}
+    convolution = shapes.get("decoder.blocks.0.0.weight", ())
+    if len(convolution) == 4 and convolution[1] > 0:
+        width = networks["encoder"].arguments["width"]
+        networks["decoder"] = Network(
+            ConvDecoder,
+            {
+                "width": width,
+                "decoder_width": convolution[0],
+                "depth": _number_of_blocks(shapes, "decoder.blocks."),
+                "kernel_size": convolution[2],
+                "groups": max(1, width // convolution[1]),
+            },
+        )
+    for frontend_class in (KaldiFbank, LogMel):
+        arguments = stated.get("frontend")
+        if isinstance(arguments, dict) and arguments.keys() == inspect.signature(frontend_class).parameters.keys():
+            networks["frontend"] = Network(frontend_class, arguments)
+    return networks
+
+
+def _infer_vit(shapes: Mapping[str, Shape], encoder: str, known: Mapping[str, int]) -> Network:
     patch_embed = shapes.get(encoder + "patch_embed.weight", ())
     fc1 = shapes.get(encoder + "blocks.0.mlp.fc1.weight", ())
-    if len(patch_embed) != 4 or len(fc1) != 2:
+    if len(patch_embed) != 4 or len(fc1) != 2 or 0 in patch_embed:
         raise CheckpointError(
             f"The file holds no encoder: it has no {encoder}patch_embed.weight of 4 axes and no "
             f"{encoder}blocks.0.mlp.fc1.weight of 2, nor their published names. Give a checkpoint of EAT, SSLAM or "
             "this project."
         )
-    conv = shapes.get("decoder.blocks.0.0.weight", ())
-    has_decoder = len(conv) == 4 and conv[1] > 0
-    takes_both = head[1:] == (2 * patch_embed[0],)
-    return Sizes(
-        width=patch_embed[0],
-        depth=_number_of_blocks(shapes, encoder + "blocks."),
-        hidden_width=fc1[0],
-        patch_size=patch_embed[2],
-        decoder_width=conv[0] if has_decoder else 0,
-        decoder_depth=_number_of_blocks(shapes, "decoder.blocks.") if has_decoder else 0,
-        decoder_kernel_size=conv[2] if has_decoder else 0,
-        decoder_groups=max(1, patch_embed[0] // conv[1]) if has_decoder else 0,
-        num_classes=head[0] if head else 0,
-        pooled_width=patch_embed[0] * (2 if takes_both else 1),
+    width = patch_embed[0]
+    num_heads = known.get("num_heads")
+    if num_heads is None and width % HEAD_WIDTH:
+        raise CheckpointError(
+            f"The file does not state the number of attention heads, and its width {width} is not a multiple of "
+            f"{HEAD_WIDTH}, which would tell it. Give num_heads."
+        )
+    return Network(
+        AudioViT,
+        {
+            "width": width,
+            "depth": _number_of_blocks(shapes, encoder + "blocks."),
+            "num_heads": width // HEAD_WIDTH if num_heads is None else num_heads,
+            "mlp_ratio": fc1[0] / width,
+            "patch_size": patch_embed[2],
+            "num_mel_bins": known.get("num_mel_bins", 128),
+        },
     )
 
 
-def _sizes_of_cnn14(shapes: dict[str, Shape], encoder: str, head: Shape) -> Sizes:
+def _infer_cnn14(shapes: Mapping[str, Shape], encoder: str, known: Mapping[str, int]) -> Network:
     depth = _number_of_blocks(shapes, encoder + "blocks.")
     convolutions = [shapes.get(f"{encoder}blocks.{number}.conv1.weight", ()) for number in range(depth)]
     embedding = shapes[encoder + "embedding.weight"]
@@ -154,71 +159,14 @@ def _sizes_of_cnn14(shapes: dict[str, Shape], encoder: str, head: Shape) -> Size
             f"The file holds no whole CNN14: it has {encoder}embedding.weight, but not this and the convolutions "
             f"{encoder}blocks.0.conv1.weight, ... of 4 axes each. Give a whole checkpoint of this project."
         )
-    return Sizes(
-        width=embedding[0],
-        depth=depth,
-        hidden_width=0,
-        patch_size=2 ** (depth - 1),
-        num_classes=head[0] if head else 0,
-        pooled_width=embedding[0] * (2 if head[1:] == (2 * embedding[0],) else 1),
-        channels=tuple(shape[0] for shape in convolutions),
-    )
+    channels = [shape[0] for shape in convolutions]
+    return Network(CNN14, {"width": embedding[0], "channels": channels, "num_mel_bins": known.get("num_mel_bins", 64)})
 
 
-def cnn14_shapes(sizes: Sizes) -> dict[str, Shape]:
-    """Names and shapes of :class:`sslam.networks.CNN14`'s state dict."""
-    shapes: dict[str, Shape] = {}
-    for number, (before, after) in enumerate(zip((1, *sizes.channels), sizes.channels, strict=False)):
-        for layer, channels in (("conv1", before), ("conv2", after)):
-            shapes[f"blocks.{number}.{layer}.weight"] = (after, channels, 3, 3)
-            shapes[f"blocks.{number}.{layer}.bias"] = (after,)
-    return shapes | {"embedding.weight": (sizes.width, sizes.channels[-1], 1, 1), "embedding.bias": (sizes.width,)}
-
-
-def encoder_shapes(sizes: Sizes) -> dict[str, Shape]:
-    """Names and shapes of the state dict of :class:`sslam.networks.AudioViT`, or of CNN14 where there are channels."""
-    if sizes.channels:
-        return cnn14_shapes(sizes)
-    width, hidden, patch_size = sizes.width, sizes.hidden_width, sizes.patch_size
-    shapes: dict[str, Shape] = {
-        "cls_token": (1, 1, width),
-        "patch_embed.weight": (width, 1, patch_size, patch_size),
-        "patch_embed.bias": (width,),
-    }
-    norm: dict[str, Shape] = {"weight": (width,), "bias": (width,)}
-    shapes |= {f"norm.{name}": shape for name, shape in norm.items()}
-    linears = {"attn.qkv": (3 * width, width), "attn.proj": (width, width)}
-    linears |= {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
-    for block in (f"blocks.{number}." for number in range(sizes.depth)):
-        shapes |= {f"{block}{layer}.{name}": shape for layer in ("norm1", "norm2") for name, shape in norm.items()}
-        for layer, shape in linears.items():
-            shapes |= {f"{block}{layer}.weight": shape, f"{block}{layer}.bias": shape[:1]}
-    return shapes
-
-
-def decoder_shapes(sizes: Sizes) -> dict[str, Shape]:
-    """Names and shapes of :class:`sslam.networks.ConvDecoder`'s state dict."""
-    shapes: dict[str, Shape] = {}
-    channels = sizes.width
-    for number in range(sizes.decoder_depth):
-        kernel = (sizes.decoder_kernel_size,) * 2
-        shapes[f"blocks.{number}.0.weight"] = (sizes.decoder_width, channels // sizes.decoder_groups, *kernel)
-        shapes[f"blocks.{number}.0.bias"] = (sizes.decoder_width,)
-        channels = sizes.decoder_width
-    return shapes | {"projection.weight": (sizes.width, channels), "projection.bias": (sizes.width,)}
-
-
-def expected_shapes(sizes: Sizes, parts: Iterable[str]) -> dict[str, Shape]:
-    """Our names of every tensor that a whole file of these sizes has, and their shapes."""
-    networks: dict[str, dict[str, Shape]] = {
-        "student.": encoder_shapes(sizes),
-        "encoder.": encoder_shapes(sizes),
-        "teacher.encoder.": encoder_shapes(sizes),
-        "decoder.": decoder_shapes(sizes),
-        "fc_norm.": {"weight": (sizes.pooled_width,), "bias": (sizes.pooled_width,)},
-        "head.": {"weight": (sizes.num_classes, sizes.pooled_width), "bias": (sizes.num_classes,)},
-    }
-    return {part + name: shape for part in parts for name, shape in networks[part].items()}
+def _number_of_blocks(names: Iterable[str], prefix: str) -> int:
+    numbers = [name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)]
+    # No more than there are names, so that a made-up block number cannot ask for a billion missing tensors.
+    return len({number for number in numbers if number.isdecimal()})
 
 
 def published_positions(width: int, num_rows: int) -> Tensor:

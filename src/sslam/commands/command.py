@@ -33,6 +33,13 @@ AUDIO_PATHS: dict[str, Any] = {
     "metavar": "PATH",
     "help": "audio files, or folders to search with all subfolders",
 }
+USER_CLASSES: dict[str, Any] = {
+    "action": "append",
+    "default": [],
+    "metavar": "CLASS",
+    "help": "import path of a class of your own that a checkpoint may name, such as my_encoders.TinyEncoder: it is "
+    "imported; once or more",
+}
 DEVICE: dict[str, Any] = {"help": "cpu, cuda, cuda:1, ... or auto (default: a GPU if there is one)"}
 
 

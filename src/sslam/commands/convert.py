@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sslam.commands.command import CommandParser, check_output, main_of, positive_integer
+from sslam.commands.command import USER_CLASSES, CommandParser, check_output, main_of, positive_integer
 from sslam.commands.exit_codes import DONE
 from sslam.errors import UsageError, printable
 
@@ -34,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--to", choices=("sslam", "published"), default="sslam", help="format of the output (default: %(default)s)"
     )
+    parser.add_argument("--user_classes", **USER_CLASSES)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     encoders = parser.add_argument_group("encoders (EAT, SSLAM)")
     encoders.add_argument(
@@ -90,10 +91,12 @@ def read(options: argparse.Namespace) -> "Checkpoint | SeparatorCheckpoint":
     if holds_separator(options.input):
         refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
         refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint and states them itself")
-        checkpoint = read_separator(options.input)
+        checkpoint = read_separator(options.input, options.user_classes)
     else:
         refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint")
-        checkpoint = read_checkpoint(options.input, options.allow_unknown, options.num_heads, options.num_mel_bins)
+        checkpoint = read_checkpoint(
+            options.input, options.allow_unknown, options.num_heads, options.num_mel_bins, options.user_classes
+        )
     return replace(checkpoint, source_sha256=checkpoint.source_sha256 or file_sha256(options.input))
 
 
@@ -108,26 +111,21 @@ def refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> No
 
 def summary(checkpoint: "Checkpoint") -> str:
     """What was read, for the terminal."""
-    encoder = checkpoint.hyper_parameters["encoder"]
+    from sslam.checkpoints.architecture import in_words
+
+    stated = {role: in_words(network.arguments) for role, network in checkpoint.networks.items()}
     tensors = checkpoint.tensors
-    sizes = ", ".join(
-        f"{name} {value if isinstance(value, list) else format(value, 'g')}"
-        for name, value in encoder.items()
-        if value is not None
-    )
     parts: dict[str, list[str]] = {}
     for name in tensors:
         parts.setdefault(name.removesuffix(name.partition(".")[2]).rstrip("."), []).append(name)
-    lines = [f"kind: {checkpoint.kind}", f"encoder: {sizes}"]
-    if "decoder" in checkpoint.hyper_parameters:
-        decoder = checkpoint.hyper_parameters["decoder"]
-        lines.append("decoder: " + ", ".join(f"{name} {value}" for name, value in decoder.items()))
-    frontend = checkpoint.hyper_parameters.get("frontend", {})
-    lines.append("front end: " + (", ".join(f"{name} {value:g}" for name, value in frontend.items()) or "not stated"))
-    if "num_classes" in checkpoint.hyper_parameters:
+    lines = [f"kind: {checkpoint.kind}", f"encoder: {stated['encoder']}"]
+    if "decoder" in stated:
+        lines.append(f"decoder: {stated['decoder']}")
+    lines.append(f"front end: {stated.get('frontend', 'not stated')}")
+    if checkpoint.num_classes:
         first = ", ".join(map(printable, checkpoint.class_names[:3])) or "not named"
         more = ", ..." if len(checkpoint.class_names) > 3 else ""
-        lines.append(f"classes: {checkpoint.hyper_parameters['num_classes']} ({first}{more})")
+        lines.append(f"classes: {checkpoint.num_classes} ({first}{more})")
     lines += [
         f"{part}: {len(names)} tensors, {sum(tensors[name].numel() for name in names):,} parameters"
         for part, names in parts.items()
@@ -141,11 +139,13 @@ def summary(checkpoint: "Checkpoint") -> str:
 
 def separator_summary(checkpoint: "SeparatorCheckpoint") -> str:
     """What was read of a separator, for the terminal."""
+    from sslam.checkpoints.architecture import in_words
+
     step = "not stated" if checkpoint.global_step is None else f"{checkpoint.global_step:,}"
     parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
     lines = [
         "kind: separator",
-        "separator: " + ", ".join(f"{name} {value}" for name, value in checkpoint.architecture.items()),
+        f"separator: {in_words(checkpoint.network.arguments)}",
         f"variables: {len(checkpoint.tensors)} tensors, {parameters:,} parameters",
         f"global step: {step}",
         f"source SHA-256: {checkpoint.source_sha256}",

@@ -9,6 +9,7 @@ import sslam
 from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
+    USER_CLASSES,
     WORK_IS_KEPT,
     CommandParser,
     check_output,
@@ -82,6 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
         default=min(4, os.cpu_count() or 1),
         help="threads that read files (default: %(default)s)",
     )
+    parser.add_argument("--user_classes", **USER_CLASSES)
     parser.add_argument("--device", **DEVICE)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
     return parser
@@ -117,7 +119,7 @@ def embed(options: argparse.Namespace) -> int:
     files = list(find_audio_files(options.paths))
     embedder = AudioEmbedder.from_checkpoint(
         options.checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
-        options.num_frames, options.mean, options.std,
+        options.num_frames, options.mean, options.std, options.user_classes,
     )  # fmt: skip
     if options.tags and not embedder.num_classes:
         raise UsageError(

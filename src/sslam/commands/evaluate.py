@@ -4,6 +4,7 @@ A run is one of `sslam fit`, which tests what it has trained, or of `sslam test`
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from sslam.commands.command import CommandParser, new_run_id, run
+from sslam.commands.command import USER_CLASSES, CommandParser, new_run_id, run
 from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
 from sslam.commands.fitting.class_paths import find_class, find_method
 from sslam.commands.fitting.config_files import composed_files, experiment_name, locate
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--recipe", action="append", required=True, metavar="FILE.yaml", help="how to evaluate; once or more"
     )
+    parser.add_argument("--user_classes", **USER_CLASSES)
     parser.add_argument("--folds", type=int, nargs="+", help="these folds only, where the data has any")
     parser.add_argument(
         "--run_id", help="name of this evaluation; an old one is gone on with, without doing finished runs again"
@@ -106,6 +108,7 @@ class EvaluationRun:
         fold: Held out, or None where the data has no folds.
         root: Folder of all runs of this evaluation.
         subcommand: `fit`, or `test` where there is nothing to train.
+        user_classes: Import paths of classes that the checkpoint may name.
     """
 
     recipe: str
@@ -113,6 +116,7 @@ class EvaluationRun:
     fold: int | None
     root: Path
     subcommand: str = "fit"
+    user_classes: tuple[str, ...] = ()
 
     @property
     def experiment(self) -> str:
@@ -147,6 +151,8 @@ class EvaluationRun:
             options["--ckpt_path"] = "last"  # goes on with an interrupted run, or starts it
         if not self.weights.is_baseline:
             options["--model.initial_checkpoint"] = self.weights.file
+            if self.user_classes:
+                options["--model.user_classes"] = json.dumps(self.user_classes)
         if self.weights.random:
             options["--model.weights"] = "random"
         if self.fold is not None:
@@ -238,7 +244,7 @@ def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]
             raise UsageError(f"--folds {unknown[0]}: {given} has the folds {', '.join(map(str, folds))}.")
         for weights in rows:
             for fold in wanted:
-                yield EvaluationRun(recipe, weights, fold, root, subcommand)
+                yield EvaluationRun(recipe, weights, fold, root, subcommand, tuple(options.user_classes))
 
 
 def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ import sslam
 from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
+    USER_CLASSES,
     WORK_IS_KEPT,
     CommandParser,
     choose_device,
@@ -66,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="channels of 10 s at once, of files of equal length; of longer ones fewer (default: %(default)s)",
     )
+    parser.add_argument("--user_classes", **USER_CLASSES)
     parser.add_argument("--device", **DEVICE)
     return parser
 
@@ -85,7 +87,7 @@ def separate_into_folder(options: argparse.Namespace) -> int:
     window_seconds = WINDOW_SECONDS if options.window_seconds is None else options.window_seconds
     wanted = Wanted(window_seconds, options.batch_size, options.pictures)
     files = find_inputs(options.paths, options.output)
-    separator = load_separator(options.checkpoint).to(choose_device(options.device))
+    separator = load_separator(options.checkpoint, options.user_classes).to(choose_device(options.device))
     about = {
         "sslam": sslam.__version__,
         "checkpoint": str(options.checkpoint),
@@ -114,7 +116,7 @@ def separate_into_cache(options: argparse.Namespace) -> int:
 
     # Training finds the clips from wherever it is started.
     files = find_inputs([str(Path(path).absolute()) for path in options.paths], options.cache)
-    separator = load_separator(options.checkpoint).to(choose_device(options.device))
+    separator = load_separator(options.checkpoint, options.user_classes).to(choose_device(options.device))
     if separator.sample_rate != SAMPLE_RATE:
         raise UsageError(
             f"{options.checkpoint} separates at {separator.sample_rate} Hz, and training clips have {SAMPLE_RATE} Hz. "

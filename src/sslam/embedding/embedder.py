@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sslam.checkpoints import Checkpoint, CheckpointError
+from sslam.checkpoints import Checkpoint, CheckpointError, UserClasses
 from sslam.checkpoints.provenance import read_encoder
-from sslam.frontends import Frontend, KaldiFbank, LogMel
-from sslam.networks import CNN14, AudioViT, ClassifierHead, Encoder
+from sslam.frontends import Frontend, KaldiFbank
+from sslam.networks import AudioViT, ClassifierHead, Encoder
 from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
 
 MAX_FRAMES = 768 * 16  # two minutes, what a published transformer takes
@@ -54,20 +54,6 @@ class Classifier(NamedTuple):
     activation: Literal["sigmoid", "softmax"]
 
 
-class AnyLengthFbank(KaldiFbank):
-    """Filter banks whose number of frames is set for each clip, so that none is of an unexpected length."""
-
-    def _warn_of_other_length(self, num_samples: int) -> None:
-        pass
-
-
-class AnyLengthLogMel(LogMel):
-    """Log-mels likewise."""
-
-    def _warn_of_other_length(self, num_samples: int) -> None:
-        pass
-
-
 class AudioEmbedder:
     """An encoder with its front end, in evaluation mode: waveforms in, embeddings out.
 
@@ -101,12 +87,12 @@ class AudioEmbedder:
     ) -> None:
         if pooling not in get_args(Pooling):
             raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
-        if not isinstance(encoder, AudioViT | CNN14) or not isinstance(frontend, KaldiFbank | LogMel):
+        if not hasattr(encoder, "patch_size"):
             raise ValueError(
-                "An embedder takes an AudioViT or a CNN14 with a KaldiFbank or a LogMel, got "
-                f"{type(encoder).__name__} and {type(frontend).__name__}."
+                f"{type(encoder).__name__} has no patch_size, the frames to a column of its tokens. Set it in its "
+                "constructor."
             )
-        self.max_columns = encoder.max_columns if isinstance(encoder, AudioViT) else MAX_FRAMES // encoder.patch_size
+        self.max_columns = encoder.max_columns or MAX_FRAMES // encoder.patch_size
         longest = self.max_columns * encoder.patch_size
         if num_frames is not None and (num_frames % encoder.patch_size or not 0 < num_frames <= longest):
             raise ValueError(
@@ -115,9 +101,9 @@ class AudioEmbedder:
             )
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.encoder = encoder.to(self.device).eval()
-        arguments: dict[str, Any] = frontend.architecture()
-        any_length = AnyLengthLogMel if isinstance(frontend, LogMel) else AnyLengthFbank
-        self.frontend = any_length(**arguments).to(self.device)
+        # One of its own, as the number of frames is set for each clip.
+        self.frontend = type(frontend)(**frontend.architecture()).to(self.device)
+        self.frontend.expects_length = False
         self.pooling: Pooling = pooling
         self.num_frames = num_frames
         self.classifier = classifier
@@ -135,6 +121,7 @@ class AudioEmbedder:
         num_frames: int | None = None,
         mean: float | None = None,
         std: float | None = None,
+        user_classes: UserClasses = (),
     ) -> "AudioEmbedder":
         """From a checkpoint of a run, a file of ``sslam convert``, or a published file; nothing in it is executed.
 
@@ -147,25 +134,26 @@ class AudioEmbedder:
             mean: Mean of the log-mels that the encoder was trained with; by default what the file states. A published
                 file states none: then AudioSet's are taken, with a warning.
             std: Standard deviation likewise.
+            user_classes: Classes of your own that the file may name, see :func:`~sslam.checkpoints.read_checkpoint`.
 
         Raises:
             CheckpointError: If the file cannot be used.
             ValueError: See the class.
         """
-        trained = read_encoder(path, weights)
+        trained = read_encoder(path, weights, user_classes=user_classes)
         checkpoint = trained.checkpoint
-        frontend: Frontend = KaldiFbank(num_mel_bins=trained.encoder.num_mel_bins)
-        if "frontend" in checkpoint.hyper_parameters or isinstance(trained.encoder, CNN14):
-            frontend = trained.frontend()
-        elif mean is None or std is None:
-            warnings.warn(
-                "The checkpoint does not state the mean and standard deviation of its log-mels, so AudioSet's -4.268 "
-                "and 4.569 are taken. Pass mean and std if it was trained with others.",
-                stacklevel=2,
-            )
-        arguments: dict[str, Any] = frontend.architecture()
-        arguments |= {name: value for name, value in {"mean": mean, "std": std}.items() if value is not None}
-        frontend, classifier = type(frontend)(**arguments), _classifier(checkpoint)
+        statistics: dict[str, Any] = {name: v for name, v in {"mean": mean, "std": std}.items() if v is not None}
+        if "frontend" in checkpoint.networks or not isinstance(trained.encoder, AudioViT):
+            frontend = checkpoint.build_frontend(**statistics)
+        else:
+            frontend = KaldiFbank(num_mel_bins=trained.encoder.num_mel_bins, **statistics)
+            if len(statistics) < 2:
+                warnings.warn(
+                    "The checkpoint does not state the mean and standard deviation of its log-mels, so AudioSet's "
+                    "-4.268 and 4.569 are taken. Pass mean and std if it was trained with others.",
+                    stacklevel=2,
+                )
+        classifier = _classifier(checkpoint)
         return cls(trained.encoder, frontend, pooling, num_frames, classifier, checkpoint.class_names, device)
 
     @property
@@ -294,7 +282,6 @@ def _classifier(checkpoint: Checkpoint) -> Classifier | None:
         return None
     if "fc_norm.weight" not in state:
         raise CheckpointError("The file holds a classifier's head without its norm (fc_norm). Give a whole checkpoint.")
-    num_classes, width = state["head.weight"].shape
-    head = ClassifierHead(width, num_classes)
+    head = checkpoint.networks["head"].build()
     head.load_state_dict(state)
-    return Classifier(head, **checkpoint.hyper_parameters["head"])
+    return Classifier(head, **checkpoint.classifier)  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from sslam.checkpoints.architecture import Network, statement
 from sslam.losses import ClassificationLoss
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import ClassificationMetrics, ClassificationResults
@@ -72,6 +73,7 @@ class Classifier(EvaluatedEncoder):
         # A linear one after LayerNorm has the names of published classifiers, by which it is tagged and exported with.
         if isinstance(first.fc_norm, nn.LayerNorm) and len(first) == 2:
             self.fc_norm, self.head = first.fc_norm, first.head
+        self.stated_head = Network(type(first), first.architecture())
         if self.seeds is not None:
             self.probes = nn.ModuleList([first, *others])
 
@@ -154,7 +156,8 @@ class Classifier(EvaluatedEncoder):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["architecture"]["head"] = {"pooling": self.pooling, "activation": self.loss.activation}
+        classifier = {"pooling": self.pooling, "activation": self.loss.activation}
+        checkpoint["architecture"] |= statement({"head": self.stated_head}, classifier)
         checkpoint["class_names"] = self.class_names
         checkpoint["provenance"] = self.provenance
         checkpoint["training"] = self.training_facts()

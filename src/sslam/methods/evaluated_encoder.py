@@ -3,11 +3,11 @@
 Shape letters: B clips, L frames, F mel bins, W pooled width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslam.checkpoints.provenance import read_encoder
 from sslam.frontends import Frontend
@@ -15,6 +15,7 @@ from sslam.methods.method import Method
 from sslam.metrics import ClassificationResults, RetrievalResults
 from sslam.networks import Encoder
 from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
+from sslam.rebuildable import Rebuildable
 
 
 class EvaluatedEncoder(Method):
@@ -35,6 +36,8 @@ class EvaluatedEncoder(Method):
         drop_path: Stochastic depth of the encoder's last block in training, rising linearly from the first one; an
             ``encoder`` that is given keeps its own.
         whole_clips: Also give a front end that is given as many frames as the data's clips have.
+        user_classes: Import paths of encoders and front ends of your own that ``initial_checkpoint`` may name, such as
+            ``my_encoders.TinyEncoder``.
 
     Raises:
         ValueError: If the encoder is given twice or not at all, cannot be read, or does not fit the front end.
@@ -53,6 +56,7 @@ class EvaluatedEncoder(Method):
         label: str | None = None,
         drop_path: float = 0.0,
         whole_clips: bool = False,
+        user_classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if (encoder is None) == (initial_checkpoint is None):
@@ -66,7 +70,7 @@ class EvaluatedEncoder(Method):
         self.provenance: dict[str, Any]
         """Where the encoder comes from; a run that goes on keeps what it began with."""
         if initial_checkpoint is not None:
-            trained = read_encoder(initial_checkpoint, weights, drop_path, label)
+            trained = read_encoder(initial_checkpoint, weights, drop_path, label, user_classes)
             encoder, frontend, self.provenance = trained.encoder, trained.frontend(frontend), trained.provenance
         else:
             assert encoder is not None
@@ -133,7 +137,7 @@ class EvaluatedEncoder(Method):
             )
         self.class_names = list(names)
 
-    def stated_networks(self) -> dict[str, nn.Module]:
+    def stated_networks(self) -> dict[str, Rebuildable]:
         return {"encoder": self.encoder, "frontend": self.frontend}
 
     def training_facts(self) -> dict[str, Any]:

@@ -6,12 +6,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
+from sslam.checkpoints.architecture import state_networks
 from sslam.frontends import Frontend
 from sslam.networks import Encoder
 from sslam.optim import PEAK, clip_finite_gradients
+from sslam.rebuildable import Rebuildable
 from sslam.transforms import RandomSource
 
 PRECISIONS = ("32-true", "bf16-mixed")
@@ -145,8 +147,8 @@ class Method(pl.LightningModule):
         """
         raise NotImplementedError
 
-    def stated_networks(self) -> dict[str, nn.Module]:
-        """Networks and front end by their role, such as ``encoder``; each has ``architecture()``."""
+    def stated_networks(self) -> dict[str, Rebuildable]:
+        """Networks and front end by their role, see :func:`~sslam.checkpoints.architecture.state_networks`."""
         raise NotImplementedError
 
     def prepare_to_load(self, checkpoint: Mapping[str, Any]) -> None:
@@ -154,10 +156,7 @@ class Method(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values, so that the networks can be rebuilt from the file alone.
-        checkpoint["architecture"] = {
-            role: network.architecture()  # type: ignore[operator]
-            for role, network in self.stated_networks().items()
-        }
+        checkpoint["architecture"] = state_networks(self.stated_networks())
 
 
 def require_same_mel_bins(frontend: Frontend, encoder: Encoder) -> None:

@@ -4,12 +4,12 @@ Shape letters: B clips, G sums of mixtures, M mixtures in a sum, N estimates, S 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints import load_separator
@@ -17,6 +17,7 @@ from sslam.losses import mixit_loss
 from sslam.methods.method import Method
 from sslam.metrics import LossMeans, MixtureImprovement, SeparationMetrics
 from sslam.networks import Separator
+from sslam.rebuildable import Rebuildable
 
 
 class MixIT(Method):
@@ -34,6 +35,7 @@ class MixIT(Method):
         halving_steps: Optimizer steps in which the learning rate falls, step by step, to its half.
         initial_checkpoint: Weights to start from: a run's checkpoint or a file that ``sslam convert`` wrote. Not read
             again where the trainer goes on from a checkpoint (``ckpt_path``).
+        user_classes: Import paths of separators of your own that ``initial_checkpoint`` may name.
 
     Raises:
         ValueError: If a value is out of its range or the separator has another sample rate.
@@ -47,6 +49,7 @@ class MixIT(Method):
         learning_rate: float = 1e-4,
         halving_steps: int = 2_000_000,
         initial_checkpoint: str | None = None,
+        user_classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if mixtures_per_sum < 2:
@@ -61,7 +64,7 @@ class MixIT(Method):
                 "network of a checkpoint."
             )
         if separator is None:
-            separator = load_separator(str(initial_checkpoint)).train()
+            separator = load_separator(str(initial_checkpoint), user_classes).train()
         if separator.sample_rate != SAMPLE_RATE:
             raise ValueError(
                 f"The separator's sample_rate must be the data's {SAMPLE_RATE} Hz, got {separator.sample_rate}. A "
@@ -145,7 +148,7 @@ class MixIT(Method):
         Raises:
             ValueError: If the file cannot be used, or has a separator of other sizes.
         """
-        loaded = load_separator(path)
+        loaded = load_separator(path, [type(self.separator)])  # which the configuration names
         ours, theirs = self.separator.architecture(), loaded.architecture()
         differing = [
             f"{name} is {theirs.get(name)} in the file and {ours.get(name)} here"
@@ -174,5 +177,5 @@ class MixIT(Method):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.separator.parameters(), lr=self.learning_rate, fused=True)
 
-    def stated_networks(self) -> dict[str, nn.Module]:
+    def stated_networks(self) -> dict[str, Rebuildable]:
         return {"separator": self.separator}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
 from sslam.frontends import Frontend
@@ -16,6 +16,7 @@ from sslam.losses import Coincidence, NTXent
 from sslam.methods.method import Method, require_same_mel_bins
 from sslam.metrics import LossMeans
 from sslam.networks import CoincidenceHead, Encoder, ProjectionHead
+from sslam.rebuildable import Rebuildable
 from sslam.separation import Processors
 from sslam.transforms import Comparison, RandomSource, SpecAugment, ViewDraws, crop_views, draw_views
 
@@ -225,5 +226,5 @@ class SeparationContrastive(Method):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
 
-    def stated_networks(self) -> dict[str, nn.Module]:
+    def stated_networks(self) -> dict[str, Rebuildable]:
         return {"encoder": self.encoder, "frontend": self.frontend}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 
 from sslam.checkpoints.loading import load_pretraining_state
 from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
@@ -22,6 +22,7 @@ from sslam.methods.method import Method, require_same_mel_bins
 from sslam.metrics import LossMeans, Moments
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.optim import parameter_groups
+from sslam.rebuildable import Rebuildable
 from sslam.stages import Objectives, Stage, stage_at
 from sslam.transforms import (
     InverseBlockMasking,
@@ -331,7 +332,8 @@ class SSLAM(Method):
         Raises:
             ValueError: If the file cannot be used, or has other shapes than this model.
         """
-        state = load_pretraining_state(path)
+        # Its configuration names these classes, so the file may.
+        state = load_pretraining_state(path, [type(self.student), type(self.decoder), type(self.frontend)])
         wanted = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         wrong = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]
@@ -344,5 +346,5 @@ class SSLAM(Method):
             )
         self.load_state_dict(state)
 
-    def stated_networks(self) -> dict[str, nn.Module]:
+    def stated_networks(self) -> dict[str, Rebuildable]:
         return {"encoder": self.student, "decoder": self.decoder, "frontend": self.frontend}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sslam.networks.audio_vit import LAYER_NORM_EPS
+from sslam.rebuildable import Rebuildable
 
 Normalisation = Literal["layer_norm", "l2"]
 
@@ -36,7 +37,7 @@ class Float32Linear(nn.Linear):
             return super().forward(input)
 
 
-class ClassifierHead(nn.Sequential):
+class ClassifierHead(Rebuildable, nn.Sequential):
     """Pooled tokens (B, W), float32, to logits (B, C): normalisation, a hidden layer with ReLU if wanted, a linear one.
 
     The layers are ``fc_norm``, ``hidden`` and ``head``, the first and last of them as in published fine-tuned files.

@@ -29,6 +29,7 @@ class Processors:
             of the training clips. None separates on the fly.
         clips_at_once: Clips that go through a separator together on a GPU, which bounds the memory. A CPU takes them
             one by one, which is faster: the memory of several would be mapped anew at every layer.
+        user_classes: Import paths of separators of your own that the files may name.
 
     Raises:
         ValueError: If no file is given, one cannot be used, they differ in their number of channels, or a cache is
@@ -36,14 +37,19 @@ class Processors:
     """
 
     def __init__(
-        self, files: Sequence[str], folder: str = "", cache: str | None = None, clips_at_once: int = 16
+        self,
+        files: Sequence[str],
+        folder: str = "",
+        cache: str | None = None,
+        clips_at_once: int = 16,
+        user_classes: Sequence[str] = (),
     ) -> None:
         if not files:
             raise ValueError("files is empty; name the checkpoint of at least one separator.")
         if clips_at_once < 1:
             raise ValueError(f"clips_at_once must be at least 1, got {clips_at_once}.")
         paths = [Path(folder) / file for file in files]
-        self.separators: list[Separator] = [load_separator(path).requires_grad_(False) for path in paths]
+        self.separators: list[Separator] = [load_separator(path, user_classes).requires_grad_(False) for path in paths]
         self.clips_at_once = clips_at_once
         for path, separator in zip(paths, self.separators, strict=True):
             if separator.sample_rate != SAMPLE_RATE:
