@@ -78,7 +78,7 @@ def test_frozen__resumes_where_it_stopped_also_from_a_linear_probe_of_before(
     trainer.fit(straight, tones(training_augmentation=True))
     checkpoint = torch.load(tmp_path / "step=3.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
-    assert read_checkpoint(tmp_path / "step=3.ckpt").hyper_parameters["num_classes"] == 4
+    assert read_checkpoint(tmp_path / "step=3.ckpt").num_classes == 4
     # Before, a linear probe trained these heads and stepped its optimizer itself.
     loops = checkpoint["loops"]["fit_loop"]
     steps = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]["step"]
