@@ -26,6 +26,10 @@ class Metric(NamedTuple):
     def heading(self) -> str:
         return f"{self.title} (%)" if self.is_share else self.title
 
+    def of(self, record: EvaluationRecord) -> float:
+        """The metric of an evaluation; nan where it has none."""
+        return record.metrics.get(self.key, math.nan)
+
     def number(self, value: float) -> str:
         """`64.2` for .642, `–` for nan."""
         if math.isnan(value):
