@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 import sslam
 from sslam.report import pictures
 from sslam.report.tables import METRICS, SHORT_HASH, Column, Row, Table
-from sslam.report.texts import weights_heads
 
 
 class Picture(NamedTuple):
@@ -63,7 +62,6 @@ def write_page(folder: Path, table: Table, problems: Sequence[str]) -> list[Path
         comparison=comparison,
         pictures=drawn,
         metrics=METRICS,
-        weights_heads=weights_heads(table),
         Row=Row,
         short_hash=SHORT_HASH,
         num_runs=sum(len(cell.runs) for cell in table.cells.values()),

@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 import numpy as np
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import PydanticCustomError
 
 import sslam
 from sslam.atomic_write import write_whole
@@ -86,6 +85,11 @@ class CheckpointFacts:
     weights: str
     path: str | None
     sha256: str | None
+
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """What tells weights apart: not the path, for the file may have been moved."""
+        return self.label, self.weights, self.sha256
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -165,11 +169,9 @@ class EvaluationRecord:
         confusion = self.confusion or []
         lengths = {len(self.per_class), *(len(confusion) for _ in confusion), *(len(line) for line in confusion)}
         if lengths != {self.data.num_classes}:
-            raise PydanticCustomError(
-                "classes",
-                "per_class and confusion must have {expected} classes as the data has, got {got}",
-                {"expected": self.data.num_classes, "got": ", ".join(map(str, sorted(lengths)))},
-            )
+            got = ", ".join(map(str, sorted(lengths)))
+            rule = f"per_class and confusion must have {self.data.num_classes} classes as the data has"
+            raise ValueError(f"{rule}, got {got}")
         return self
 
 
@@ -247,7 +249,7 @@ def _fault(error: ValidationError) -> str:
         return f"is damaged or cut short ({fault['msg']})"
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     got = f", got {fault['input']!r:.40}" if key and fault["type"] != "missing" else ""
-    return f"is not a results file of format 1 ({key or 'the file'}: {fault['msg']}{got})"
+    return f"is not a results file of format 1 ({key or 'the file'}: {fault['msg'].removeprefix('Value error, ')}{got})"
 
 
 def read_records(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -257,23 +259,21 @@ def read_records(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         The runs, oldest first, each file once; and one message for each path or file that cannot be used.
     """
     runs: dict[Path, Run] = {}
-    problems: dict[str, None] = {}  # as an ordered set
+    problems = []
     for path in paths:
-        files = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
         if not path.exists():
-            problems[f"There is no {path}. Pass run folders, or folders of them such as runs/."] = None
+            problems.append(f"There is no {path}. Pass run folders, or folders of them such as runs/.")
             continue
+        files = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
         if not files:
-            problems[
-                f"{path} holds no results ({PATTERN}). Evaluate first, for example with sslam test, and pass the run's "
-                "folder."
-            ] = None
+            example = "Evaluate first, for example with sslam test, and pass the run's folder."
+            problems.append(f"{path} holds no results ({PATTERN}). {example}")
         for file in files:
             try:
                 runs.setdefault(file.resolve(), Run(file, read_record(file)))
             except RecordError as error:
-                problems[str(error)] = None
-    return sorted(runs.values(), key=lambda run: (_moment(run.record.date), run.name)), list(problems)
+                problems.append(str(error))
+    return sorted(runs.values(), key=lambda run: (_moment(run.record.date), run.name)), list(dict.fromkeys(problems))
 
 
 def _moment(date: str) -> float:
