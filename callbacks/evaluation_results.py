@@ -120,7 +120,8 @@ def make_record(
         ClassScore(name, int(support), float(precision))
         for name, support, precision in zip(class_names, support_C, precision_C, strict=True)
     ]
-    return EvaluationRecord(data=DataFacts(title, class_path, splits, *counts), per_class=per_class, **(found | origin))
+    data = DataFacts(title, class_path, splits, *counts)
+    return EvaluationRecord(format_version=1, data=data, per_class=per_class, **(found | origin))
 
 
 def score_arrays(results: Results) -> dict[str, Any]:

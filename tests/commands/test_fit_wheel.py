@@ -1,4 +1,4 @@
-"""The installed package works without a checkout: the YAML files are in the wheel."""
+"""The installed package works without a checkout: the YAML files and the report's page are in the wheel."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def test_wheel__an_experiment_runs_outside_of_the_checkout(tmp_path: Path) -> No
     shipped = {f"sslam/{path.relative_to(ROOT)}" for path in (ROOT / "experiments").rglob("*.yaml")}
     assert "sslam/experiments/pretrain.yaml" in shipped
     assert shipped <= names
-    assert {"data_modules/__init__.py", "callbacks/__init__.py"} <= names
+    assert {"data_modules/__init__.py", "callbacks/__init__.py", "sslam/report/page.html"} <= names
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in names)
     done = subprocess.run(
         [

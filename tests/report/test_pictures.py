@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sslam.report.pictures import (
-    GREY,
+    GREYS,
     class_precisions,
     colors_of,
     confused_most,
@@ -134,5 +134,5 @@ def test_comparison__one_panel_for_each_data_set(write_run: Callable[..., Path],
     ]
     assert [bar.get_height() for bar in first.patches] == pytest.approx(shown)
     colors = colors_of(table)
-    assert colors["random weights"] == GREY
-    assert colors["stage 1"] != GREY
+    assert colors["random weights"] == GREYS[0]
+    assert colors["stage 1"] not in GREYS

@@ -18,7 +18,7 @@ from sslam.report.results import (
     write_record,
 )
 from sslam.report.tables import QBE_MAP, Column, Row, build_table
-from sslam.report.texts import all_facts, markdown, weights_heads, weights_markdown
+from sslam.report.texts import all_facts, markdown
 
 RETRIEVAL = Column("AudioSet-2M", "test", is_retrieval=True)
 CLASSIFICATION = Column("AudioSet-2M", "test")
@@ -100,8 +100,8 @@ def test_build_table__retrieval_has_a_column_of_its_own(runs: Path) -> None:
 def test_by_weights__one_line_has_the_numbers_of_all_methods(runs: Path) -> None:
     table = build_table(read_records([runs])[0])
     heads = ["AudioSet-2M retrieval, query by example: QbE mAP (%)", "AudioSet-2M, shallow classifier: accuracy (%)"]
-    assert sorted(weights_heads(table)) == sorted(heads)
-    text = weights_markdown(table)
+    assert sorted(table.judgements) == sorted(heads)
+    text = markdown(table).partition("The same numbers by weights:")[2]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     cells = {name: {head: numbers[place] for place, head in enumerate(rows[0][1:])} for name, *numbers in rows[2:]}
     assert set(cells) == {"log-mel", "joint", "similarity"}
@@ -116,8 +116,8 @@ def test_by_weights__one_line_has_the_numbers_of_all_methods(runs: Path) -> None
 def test_by_weights__of_one_method_there_is_none(write_run: Callable[..., Path], tmp_path: Path) -> None:
     write_run("a")
     table = build_table(read_records([tmp_path])[0])
-    assert table.judgements == []
-    assert weights_markdown(table) == ""
+    assert table.judgements == {}
+    assert "by weights" not in markdown(table)
 
 
 def test_report__shows_both_tables(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

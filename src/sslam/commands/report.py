@@ -43,10 +43,10 @@ def report(runs: list[Path], output: Path) -> int:
     # matplotlib takes a second, which a wrong folder need not wait for.
     from sslam.report.page import write_page
     from sslam.report.tables import build_table
-    from sslam.report.texts import csv_text, markdown, origins_markdown, weights_markdown
+    from sslam.report.texts import csv_text, markdown, origins_markdown
 
     table = build_table(records)
-    text = markdown(table) + weights_markdown(table)
+    text = markdown(table)
     try:
         output.mkdir(parents=True, exist_ok=True)
         (output / "table.csv").write_text(csv_text(table), encoding="utf-8")

@@ -5,6 +5,8 @@ Drawn on matplotlib figures of their own, without pyplot's global state. Shape l
 
 import math
 from collections import defaultdict
+from itertools import cycle
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from sslam.report.results import EvaluationRecord, deviation
 from sslam.report.tables import MAP, Cell, Column, Table
 
-GREY = "#9a9a9a"
+GREYS = ("#9a9a9a", "0.45", "0.30", "0.15")
 COLORS = ("#2b6cb0", "#e07a1f", "#2f8f5b", "#b03a6f", "#7a5bb5", "#8a6d3b", "#1f9aa8", "#c43c35")
 INK = "#333333"
 MAX_BARS = 60  # more classes are shown as the best and the worst ones
@@ -27,18 +29,15 @@ MAX_NUMBERS = 15  # more classes leave no room for numbers in a confusion matrix
 
 def colors_of(table: Table) -> dict[str, str]:
     """A color for the weights of each name, the same in all pictures; grey for random ones."""
-    is_random = {row.name: cell.newest.checkpoint.weights == "random" for (row, _), cell in table.cells.items()}
-    trained = [name for name in table.names if not is_random[name]]
-    greys = [name for name in table.names if is_random[name]]
-    return {
-        **{name: COLORS[number % len(COLORS)] for number, name in enumerate(trained)},
-        **{name: GREY if number == 0 else f"{max(0.15, 0.6 - 0.15 * number):.2f}" for number, name in enumerate(greys)},
-    }
+    random = {row.name for (row, _), cell in table.cells.items() if cell.newest.checkpoint.weights == "random"}
+    colors, greys = cycle(COLORS), cycle(GREYS)
+    return {name: next(greys if name in random else colors) for name in table.names}
 
 
-def _clean(axis: Axes, grid: str = "y") -> None:
+def _style(axis: Axes, title: str, grid: Literal["x", "y"] = "y") -> None:
+    axis.set_title(title, loc="left", fontsize=10.5, color=INK)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis=grid, alpha=0.3, linewidth=0.7)  # type: ignore[arg-type]
+    axis.grid(axis=grid, alpha=0.3, linewidth=0.7)
     axis.set_axisbelow(True)
     axis.tick_params(colors=INK, labelsize=9)
 
@@ -70,12 +69,11 @@ def draw_comparison(table: Table) -> Figure:
                 tops.append(mean + sd)
                 position += 1
             position += 0.7
-        axis.set_title(column.name, loc="left", fontsize=10.5, color=INK)
         axis.set_ylabel(metric.heading, fontsize=9, color=INK)
         axis.set_xticks(list(centres.values()), list(centres), fontsize=9.5)
         axis.set_ylim(0, 1.12 * max(tops) or 1)
         axis.set_xlim(-0.9, position - 0.8 if position > 2.5 else 1.6)
-        _clean(axis)
+        _style(axis, column.name)
     for axis in axes[len(table.columns) :]:
         axis.set_visible(False)
     handles = [Patch(color=colors[name], label=name) for name in table.names]
@@ -129,9 +127,8 @@ def draw_by_polyphony(table: Table, column: Column) -> Figure | None:
         axis.plot(list(longest), chance, color=INK, linestyle=":", linewidth=1.2, label="chance")
         axis.set_xticks(sorted(clips), [f"{degree}\n{clips[degree]}" for degree in sorted(clips)])
         axis.set_xlabel("events that sound at once, and number of clips", fontsize=9.5, color=INK)
-        axis.set_title(method, loc="left", fontsize=10.5, color=INK)
         axis.yaxis.set_major_locator(MaxNLocator(8))
-        _clean(axis)
+        _style(axis, method)
     axes[0].set_ylabel(MAP.heading, fontsize=9.5, color=INK)
     axes[0].set_ylim(0, min(102, axes[0].get_ylim()[1]))
     axes[0].legend(fontsize=9, frameon=False)
@@ -158,21 +155,16 @@ def class_precisions(cell: Cell) -> tuple[list[str], NDArray[np.float64], NDArra
 def draw_per_class(table: Table, method: str, column: Column) -> Figure:
     """Average precision of each class as a bar for the best weights, with a dot for each of the others, best first."""
     colors = colors_of(table)
-    rows = table.rows_of(method, column)
     best = table.best(method, column)
     assert best is not None
-    names, precision_C, support_C = class_precisions(table.cells[best, column])
-    others = {}
-    for row in rows:
-        other_names, other_C, _ = class_precisions(table.cells[row, column])
-        if row != best and other_names == names:
-            others[row] = other_C
+    scores = {row: class_precisions(table.cells[row, column]) for row in table.rows_of(method, column)}
+    names, precision_C, support_C = scores.pop(best)
+    others = {row: other_C for row, (other_names, other_C, _) in scores.items() if other_names == names}
     order = [int(number) for number in np.argsort(-precision_C, kind="stable") if not math.isnan(precision_C[number])]
+    panels = {f"{len(order)} classes": order}
     if len(order) > MAX_BARS:
         half = MAX_BARS // 2
         panels = {f"{half} best of {len(order)} classes": order[:half], f"{half} worst": order[-half:]}
-    else:
-        panels = {f"{len(order)} classes": order}
     longest = max(map(len, panels.values()))
     figure = Figure(figsize=(7.5 * len(panels), 1.4 + 0.2 * max(4, longest)), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -180,15 +172,12 @@ def draw_per_class(table: Table, method: str, column: Column) -> Figure:
         places = np.arange(len(shown))
         axis.barh(places, 100 * precision_C[shown], 0.74, color=colors[best.name], alpha=0.75, label=best.name)
         for row, other_C in others.items():
-            axis.plot(
-                100 * other_C[shown], places, "o", markersize=5, color=colors[row.name], label=row.name, mec="white"
-            )
+            axis.plot(100 * other_C[shown], places, "o", ms=5, color=colors[row.name], label=row.name, mec="white")
         axis.set_yticks(places, [f"{shorten(names[number])}  ({support_C[number]})" for number in shown])
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.set_xlim(0, 100)
         axis.set_xlabel("average precision (%)", fontsize=9.5, color=INK)
-        axis.set_title(title, loc="left", fontsize=10.5, color=INK)
-        _clean(axis, grid="x")
+        _style(axis, title, grid="x")
         axis.tick_params(axis="y", labelsize=8, length=0)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure

@@ -3,31 +3,38 @@
 Read and written without torch, so that `sslam report` answers at once. Shape letters: C classes.
 """
 
-import dataclasses
 import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
 
 import sslam
 from sslam.atomic_write import write_whole
 
-FORMAT_VERSION = 1
 PATTERN = "results-*.json"
+STRICT = ConfigDict(strict=True, extra="forbid")
+
+Number = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: None if math.isnan(value) else value),
+]
+"""JSON has no nan: null. (An infinite d' stays, as Python's json writes and reads it.)"""
 
 
 class RecordError(ValueError):
     """A results file that cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class SplitCounts:
     """Clips of a split: listed by the metadata, found on disk, missing, and unreadable among those looked at."""
 
@@ -37,7 +44,7 @@ class SplitCounts:
     unreadable: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DataFacts:
     """Which data was scored.
 
@@ -70,7 +77,7 @@ class DataFacts:
         return int(found[1]) if found else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class CheckpointFacts:
     """Which weights were evaluated: `student`, `teacher`, `random` or `none`, under which name, from which file."""
 
@@ -79,32 +86,38 @@ class CheckpointFacts:
     path: str | None
     sha256: str | None
 
+    @property
+    def identity(self) -> tuple[str, str, str | None]:
+        """What tells weights apart: not the path, for the file may have been moved."""
+        return self.label, self.weights, self.sha256
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class ClassScore:
     """Average precision of a class (nan without support) and how many of the scored clips have it."""
 
     name: str
     support: int
-    average_precision: float
+    average_precision: Number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PolyphonyScore:
     """mAP among the clips in which this many events sound at once, and what random scores reach there."""
 
     polyphony: int
     num_clips: int
     num_classes: int
-    mean_average_precision: float
-    chance: float
+    mean_average_precision: Number
+    chance: Number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EvaluationRecord:
     """The numbers of one evaluation, with everything that is needed to trust them. Shares lie in [0, 1].
 
     Args:
+        format_version: Version of the file's format.
         experiment: Name of the experiment.
         run_id: Name of the run.
         method: Class of the method: `LinearProbe`, `FineTune` or `QueryByExample`, or another name for one of them.
@@ -129,6 +142,7 @@ class EvaluationRecord:
         date: Date in ISO 8601, with time zone.
     """
 
+    format_version: Literal[1]
     experiment: str
     run_id: str
     method: str
@@ -138,8 +152,8 @@ class EvaluationRecord:
     seed: int
     data: DataFacts
     checkpoint: CheckpointFacts
-    metrics: dict[str, float]
-    spread: dict[str, float]
+    metrics: dict[str, Number]
+    spread: dict[str, Number]
     per_class: list[ClassScore]
     by_polyphony: list[PolyphonyScore]
     confusion: list[list[int]] | None
@@ -150,14 +164,26 @@ class EvaluationRecord:
     version: str = sslam.__version__
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
 
+    @model_validator(mode="after")
+    def _same_classes(self) -> Self:
+        confusion = self.confusion or []
+        lengths = {len(self.per_class), *(len(confusion) for _ in confusion), *(len(line) for line in confusion)}
+        if lengths != {self.data.num_classes}:
+            got = ", ".join(map(str, sorted(lengths)))
+            rule = f"per_class and confusion must have {self.data.num_classes} classes as the data has"
+            raise ValueError(f"{rule}, got {got}")
+        return self
+
+
+RECORD = TypeAdapter(EvaluationRecord)
+
 
 def deviation(numbers: Sequence[float]) -> float:
     """Standard deviation with ddof 1; nan if a number is not finite."""
     return float(np.std(numbers, ddof=1)) if np.isfinite(numbers).all() else math.nan
 
 
-@dataclass(frozen=True)
-class Run:
+class Run(NamedTuple):
     """A record and the file that it was read from."""
 
     path: Path
@@ -194,22 +220,12 @@ def write_record(folder: Path, record: EvaluationRecord, arrays: dict[str, Any])
         with path.open("wb") as file:  # np.savez would add its extension to a name
             np.savez(file, **arrays)
 
-    content = {"format_version": FORMAT_VERSION, **_without_nan(dataclasses.asdict(record))}
-    text = json.dumps(content, indent=1, ensure_ascii=False)
+    text = json.dumps(RECORD.dump_python(record), indent=1, ensure_ascii=False)
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / f"scores-{record.stage}.npz", write_scores)
     path = folder / f"results-{record.stage}.json"
     write_whole(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
     return path
-
-
-def _without_nan(value: Any) -> Any:
-    """JSON has no nan: null. (An infinite d' stays, as Python's json writes and reads it.)"""
-    if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def read_record(path: Path) -> EvaluationRecord:
@@ -219,64 +235,21 @@ def read_record(path: Path) -> EvaluationRecord:
         RecordError: If it cannot be read, or is not what :func:`write_record` writes.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return RECORD.validate_json(path.read_bytes())
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise RecordError(f"{path} is damaged or cut short ({error}). Evaluate the run again.") from error
-    version = content.pop("format_version", None) if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
-        raise RecordError(
-            f"{path} is not a results file of format {FORMAT_VERSION} (format_version is {version!r}). Evaluate the "
-            "run again with this version of sslam."
-        )
-    try:
-        record: EvaluationRecord = _typed(EvaluationRecord, content, "")
-    except RecordError as error:
-        raise RecordError(f"{path}: {error}. Evaluate the run again.") from None
-    confusion = record.confusion or []
-    lengths = {len(record.per_class), *(len(confusion) for _ in confusion), *(len(line) for line in confusion)}
-    if lengths != {record.data.num_classes}:
-        raise RecordError(
-            f"{path}: per_class and confusion must have {record.data.num_classes} classes as the data has, got "
-            f"{', '.join(map(str, sorted(lengths)))}. Evaluate the run again."
-        )
-    return record
+    except ValidationError as error:
+        raise RecordError(f"{path} {_fault(error)}. Evaluate the run again with this version of sslam.") from error
 
 
-def _typed(kind: Any, value: Any, name: str) -> Any:
-    """A value of JSON as the dataclass, list, dict or plain value it should be.
-
-    Raises:
-        RecordError: If it is something else.
-    """
-    wrong = RecordError(f"{name or 'the file'} should be {getattr(kind, '__name__', kind)}, got {str(value)[:40]!r}")
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise wrong
-        hints = get_type_hints(kind)
-        if unknown := value.keys() - hints.keys():
-            raise RecordError(f"{name or 'the file'} has an unknown entry {min(unknown)!r}")
-        required = {
-            entry.name
-            for entry in dataclasses.fields(kind)
-            if entry.default is entry.default_factory is dataclasses.MISSING
-        }
-        if missing := required - value.keys():
-            raise RecordError(f"{name or 'the file'} has no entry {min(missing)!r}")
-        return kind(**{key: _typed(hints[key], entry, f"{name}.{key}".lstrip(".")) for key, entry in value.items()})
-    if get_origin(kind) is UnionType:
-        (kind,) = (option for option in get_args(kind) if option is not NoneType)
-        return None if value is None else _typed(kind, value, name)
-    if get_origin(kind) is list and isinstance(value, list):
-        return [_typed(get_args(kind)[0], entry, f"{name}[{number}]") for number, entry in enumerate(value)]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {key: _typed(get_args(kind)[1], entry, f"{name}.{key}") for key, entry in value.items()}
-    if kind is float and (value is None or (isinstance(value, int | float) and not isinstance(value, bool))):
-        return math.nan if value is None else float(value)
-    if get_origin(kind) is not None or not isinstance(value, kind) or isinstance(value, bool):
-        raise wrong
-    return value
+def _fault(error: ValidationError) -> str:
+    """What is wrong with a file, and where: of several things the first."""
+    fault = error.errors()[0]
+    if fault["type"] == "json_invalid":
+        return f"is damaged or cut short ({fault['msg']})"
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    got = f", got {fault['input']!r:.40}" if key and fault["type"] != "missing" else ""
+    return f"is not a results file of format 1 ({key or 'the file'}: {fault['msg'].removeprefix('Value error, ')}{got})"
 
 
 def read_records(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
@@ -286,23 +259,21 @@ def read_records(paths: Iterable[Path]) -> tuple[list[Run], list[str]]:
         The runs, oldest first, each file once; and one message for each path or file that cannot be used.
     """
     runs: dict[Path, Run] = {}
-    problems: dict[str, None] = {}  # as an ordered set
+    problems = []
     for path in paths:
-        files = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
         if not path.exists():
-            problems[f"There is no {path}. Pass run folders, or folders of them such as runs/."] = None
+            problems.append(f"There is no {path}. Pass run folders, or folders of them such as runs/.")
             continue
+        files = sorted(path.rglob(PATTERN)) if path.is_dir() else [path]
         if not files:
-            problems[
-                f"{path} holds no results ({PATTERN}). Evaluate first, for example with sslam test, and pass the run's "
-                "folder."
-            ] = None
+            example = "Evaluate first, for example with sslam test, and pass the run's folder."
+            problems.append(f"{path} holds no results ({PATTERN}). {example}")
         for file in files:
             try:
                 runs.setdefault(file.resolve(), Run(file, read_record(file)))
             except RecordError as error:
-                problems[str(error)] = None
-    return sorted(runs.values(), key=lambda run: (_moment(run.record.date), run.name)), list(problems)
+                problems.append(str(error))
+    return sorted(runs.values(), key=lambda run: (_moment(run.record.date), run.name)), list(dict.fromkeys(problems))
 
 
 def _moment(date: str) -> float:

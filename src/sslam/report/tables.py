@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sslam.report.results import CheckpointFacts, EvaluationRecord, Run, SplitCounts, deviation
+from sslam.report.results import EvaluationRecord, Run, SplitCounts, deviation
 
 SHORT_HASH = 12
 
@@ -25,6 +25,10 @@ class Metric(NamedTuple):
     @property
     def heading(self) -> str:
         return f"{self.title} (%)" if self.is_share else self.title
+
+    def of(self, record: EvaluationRecord) -> float:
+        """The metric of an evaluation; nan where it has none."""
+        return record.metrics.get(self.key, math.nan)
 
     def number(self, value: float) -> str:
         """`64.2` for .642, `–` for nan."""
@@ -102,14 +106,12 @@ class Cell:
 
     def value(self, metric: Metric) -> Value:
         """Over folds where there are some (each one's mean over seeds), else over seeds, else over a run's heads."""
-        by_fold = [
-            [record.metrics.get(metric.key, math.nan) for record in records] for records in self.by_fold.values()
-        ]
-        repeats = max(map(len, by_fold))
-        seeds = f" x {repeats} seeds" if repeats > 1 else ""
+        by_fold = [[metric.of(record) for record in records] for records in self.by_fold.values()]
         if len(by_fold) > 1:
             means = [float(np.mean(numbers)) for numbers in by_fold]
-            return Value(float(np.mean(means)), deviation(means), f"{len(by_fold)} folds{seeds}")
+            repeats = max(map(len, by_fold))
+            over = f"{len(means)} folds" + (f" x {repeats} seeds" if repeats > 1 else "")
+            return Value(float(np.mean(means)), deviation(means), over)
         (numbers,) = by_fold
         if len(numbers) > 1:
             return Value(float(np.mean(numbers)), deviation(numbers), f"{len(numbers)} seeds")
@@ -164,11 +166,12 @@ class Table:
 
     def best(self, method: str, column: Column) -> Row | None:
         """The row of a method with the highest number in a column; None where nothing was evaluated."""
-        numbers = {
-            row: self.cells[row, column].value(self.metrics(column)[0]).mean for row in self.rows_of(method, column)
-        }
-        numbers = {row: -math.inf if math.isnan(number) else number for row, number in numbers.items()}
-        return max(numbers, key=numbers.__getitem__) if numbers else None
+
+        def number(row: Row) -> float:
+            mean = self.cells[row, column].value(self.metrics(column)[0]).mean
+            return -math.inf if math.isnan(mean) else mean
+
+        return max(self.rows_of(method, column), key=number, default=None)
 
     def is_best(self, row: Row, column: Column) -> bool:
         """Whether a row is the best of several rows of its method in a column."""
@@ -180,14 +183,17 @@ class Table:
         return list(dict.fromkeys(row.name for row in self.rows))
 
     @property
-    def judgements(self) -> list[tuple[str, Column]]:
-        """Methods with the columns in which they have numbers, where there are several methods.
+    def judgements(self) -> dict[str, tuple[str, Column]]:
+        """Methods with the columns in which they have numbers, by heading; empty of one method, where rows say it all.
 
-        They are the columns of a table with one line for each set of weights, as contrastive papers lay theirs out. Of
-        one method the table itself says it all.
+        They are the columns of a table with one line for each set of weights, as contrastive papers lay theirs out.
         """
-        several = self.methods if len(self.methods) > 1 else []
-        return [(method, column) for method in several for column in self.columns if self.rows_of(method, column)]
+        return {
+            f"{column.name}, {method.lower()}: {self.metrics(column)[0].heading}": (method, column)
+            for method in self.methods
+            for column in self.columns
+            if len(self.methods) > 1 and self.rows_of(method, column)
+        }
 
 
 def method_name(method: str) -> str:
@@ -236,28 +242,21 @@ def _rows(records: Sequence[EvaluationRecord]) -> list[Row]:
     The checkpoint's label is its name. Where two checkpoints share it their hashes are added, and where two experiments
     evaluated the same checkpoint on the same clips with the same seed, the experiments: they differ in something else.
     """
-    files = defaultdict(set)
-    experiments = defaultdict(set)
+    files, experiments = defaultdict(set), defaultdict(set)
     for record in records:
-        checkpoint = record.checkpoint
-        files[checkpoint.label].add((checkpoint.weights, checkpoint.sha256))
-        same = record.data.title, record.stage, record.seed
-        experiments[record.method, _identity(checkpoint), same].add(record.experiment)
-    split = {(method, identity) for (method, identity, _), names in experiments.items() if len(names) > 1}
+        identity = record.checkpoint.identity
+        files[record.checkpoint.label].add(identity)
+        experiments[record.method, identity, record.data.title, record.stage, record.seed].add(record.experiment)
+    split = {(method, identity) for (method, identity, *_), names in experiments.items() if len(names) > 1}
     rows = []
     for record in records:
-        checkpoint = record.checkpoint
-        name = checkpoint.label
+        name, weights, sha256 = record.checkpoint.identity
         if len(files[name]) > 1:
-            name += f" ({checkpoint.weights}, {(checkpoint.sha256 or 'no file')[:SHORT_HASH]})"
-        if (record.method, _identity(checkpoint)) in split:
+            name += f" ({weights}, {(sha256 or 'no file')[:SHORT_HASH]})"
+        if (record.method, record.checkpoint.identity) in split:
             name += f", {record.experiment}"
         rows.append(Row(method_name(record.method), name))
     return rows
-
-
-def _identity(checkpoint: CheckpointFacts) -> tuple[str, str, str | None]:
-    return checkpoint.label, checkpoint.weights, checkpoint.sha256  # the file may have been moved
 
 
 def _differences(table: Table, column: Column) -> list[str]:

@@ -83,30 +83,20 @@ PROVENANCE = {
 
 
 def markdown(table: Table) -> str:
-    """The table and the notes."""
-    lines = [["method", "weights", *(f"{column.name}, {table.metrics(column)[0].heading}" for column in table.columns)]]
-    lines += [[row.method, row.name, *(shown(table, row, column) for column in table.columns)] for row in table.rows]
-    text = f"{markdown_table(lines)}\n\nMean ± standard deviation. In bold: the best weights of a method.\n"
-    return text + ("\nNotes:\n\n" + "".join(f"- {note}\n" for note in table.notes) if table.notes else "")
-
-
-def weights_markdown(table: Table) -> str:
-    """The same numbers with one line for each set of weights; "" if there is one method only."""
-    if not table.judgements:
-        return ""
-    lines = [["weights", *weights_heads(table)]]
-    lines += [
-        [name, *(shown(table, Row(method, name), column) for method, column in table.judgements)]
-        for name in table.names
-    ]
-    return f"\nThe same numbers by weights:\n\n{markdown_table(lines)}\n"
-
-
-def weights_heads(table: Table) -> list[str]:
-    """Heads of the table by weights."""
-    return [
-        f"{column.name}, {method.lower()}: {table.metrics(column)[0].heading}" for method, column in table.judgements
-    ]
+    """The table and the notes, and, of several methods, the same numbers with one line for each set of weights."""
+    heads = (f"{column.name}, {table.metrics(column)[0].heading}" for column in table.columns)
+    lines = [[row.method, row.name, *(shown(table, row, column) for column in table.columns)] for row in table.rows]
+    text = markdown_table([["method", "weights", *heads], *lines])
+    text += "\n\nMean ± standard deviation. In bold: the best weights of a method.\n"
+    if table.notes:
+        text += "\nNotes:\n\n" + "".join(f"- {note}\n" for note in table.notes)
+    if table.judgements:
+        lines = [
+            [name, *(shown(table, Row(method, name), column) for method, column in table.judgements.values())]
+            for name in table.names
+        ]
+        text += f"\nThe same numbers by weights:\n\n{markdown_table([['weights', *table.judgements], *lines])}\n"
+    return text
 
 
 def shown(table: Table, row: Row, column: Column) -> str:
