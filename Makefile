@@ -43,26 +43,25 @@ quickstart: setup ## set up and run the main job small on the built-in scenes: S
 
 # Evaluation of CKPT, with random weights beside it: make eval-esc50 CKPT=runs/pretrain/RUN/checkpoints/last.ckpt
 # MORE goes to every run, such as MORE='--data.root DIR --trainer.accelerator cpu'; RUN_ID=... goes on with an evaluation.
-EVALUATION := experiments/evaluation
 evaluate = @[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/pretrain/RUN/checkpoints/last.ckpt" >&2; exit 2; }; \
-	set -x; $(SSLAM) evaluate --checkpoint '$(CKPT)' --random --run_id $@-$(RUN_ID) $(foreach recipe,$(1),--recipe $(recipe)) $(MORE)
-both = $(foreach task,$(1),$(EVALUATION)/$(task)_linear_probe.yaml $(EVALUATION)/$(task)_fine_tune.yaml)
-POLYPHONIC := soundscapes $(foreach scene,market park square street waterfront,spass_$(scene)) idmt_desed_fl urban_sed
+	set -x; $(SSLAM) evaluate --checkpoint '$(CKPT)' --random --run_id $@-$(RUN_ID) $(foreach task,$(1),--task $(task)) \
+	--method linear_probe --method fine_tune $(MORE)
+POLYPHONIC := soundscapes spass idmt_desed_fl urban_sed
 
 eval-esc50: setup ## ESC-50, five folds, linear probe and fine-tuning: CKPT=... (data/esc50, or MORE='--data.root DIR')
-	$(call evaluate,$(call both,esc50))
+	$(call evaluate,esc50)
 
 eval-audioset: setup ## AudioSet-20K and 2M: CKPT=... (data/audioset)
-	$(call evaluate,$(call both,as20k as2m))
+	$(call evaluate,audioset_20k audioset_2m)
 
 eval-speech-commands: setup ## Speech Commands v1 and v2: CKPT=... (data/speech_commands_v0.01 and v0.02)
-	$(call evaluate,$(call both,ks1 ks2))
+	$(call evaluate,speech_commands)
 
 eval-polyphonic: setup ## built-in scenes, SPASS, IDMT-DESED-FL, URBAN-SED, those that are in data/: CKPT=...
-	$(call evaluate,$(call both,$(POLYPHONIC)))
+	$(call evaluate,$(POLYPHONIC))
 
 eval-all: setup ## everything above that is in data/: CKPT=...
-	$(call evaluate,$(call both,as2m as20k esc50 ks1 ks2 $(POLYPHONIC)))
+	$(call evaluate,audioset_2m audioset_20k esc50 speech_commands $(POLYPHONIC))
 
 eval-separation: setup ## MSi, 1S and MoMi of a separator on the built-in scenes: CKPT=... (FUSS: MORE='--config experiments/data/fuss.yaml')
 	@[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/separate/RUN/checkpoints/last.ckpt" >&2; exit 2; }
