@@ -68,26 +68,46 @@ eval-separation: setup ## MSi, 1S and MoMi of a separator on the built-in scenes
 	$(SSLAM) test --config experiments/separate_soundscapes.yaml --model.separator null \
 		--model.initial_checkpoint '$(CKPT)' --experiment $@ --run_id $(RUN_ID) --trainer.accelerator auto $(MORE)
 
-# The rows of a table of the separation-contrastive paper, one after the other. AudioSet is in data/audioset, or MORE says
-# where; PROCESSORS=runs/separate/RUN/checkpoints/kept has the separators. With RUN_ID=... interrupted rows go on.
-contrastive = @[ -n '$(PROCESSORS)' ] || [ $(1) = table1 ] || { echo "Pass the folder of separators: make $@ PROCESSORS=runs/separate/RUN/checkpoints/kept" >&2; exit 2; }; \
-	set -e; for row in experiments/contrastive/$(1)_*.yaml; do ( set -x; $(SSLAM) fit --config $$row --run_id $(RUN_ID) \
-	--ckpt_path last $(if $(filter-out table1,$(1)),--model.processors.folder '$(PROCESSORS)') $(MORE) ); done
+# The rows of a table of the separation-contrastive paper, one after the other: contrastive.yaml with parts of contrastive/.
+# AudioSet is in data/audioset, or MORE says where; PROCESSORS=runs/separate/RUN/checkpoints/kept has the separators. With
+# RUN_ID=... interrupted rows go on.
+row = $(SSLAM) fit --config experiments/contrastive.yaml $(foreach part,$(2),--config experiments/contrastive/$(part).yaml) \
+	--experiment $(1) --run_id $(RUN_ID) --ckpt_path last $(3) $(MORE)
+row_of_channels = $(call row,$(1),$(2),--model.processors.folder '$(PROCESSORS)' $(3))
+needs_processors = @[ -n '$(PROCESSORS)' ] || { echo "Pass the folder of separators: make $@ PROCESSORS=runs/separate/RUN/checkpoints/kept" >&2; exit 2; }
+define newline
+
+
+endef
 
 contrastive-table1: setup ## pre-train the rows of table 1: no separation
-	$(call contrastive,table1)
+	$(call row,table1_similarity_sa,mix_vs_mix similarity no_temporal_proximity)
+	$(call row,table1_similarity_tp,mix_vs_mix similarity no_spec_augment)
+	$(call row,table1_similarity_tp_sa,mix_vs_mix similarity)
+	$(call row,table1_coincidence_tp_sa,mix_vs_mix coincidence)
 
 contrastive-table2: setup ## of table 2: comparisons, similarity (PROCESSORS=runs/separate/RUN/checkpoints/kept)
-	$(call contrastive,table2)
+	$(needs_processors)
+	$(call row_of_channels,table2_mix_vs_chan,similarity)
+	$(call row_of_channels,table2_mix_vs_chan_no_sa,similarity no_spec_augment)
+	$(call row_of_channels,table2_mix_vs_any,mix_vs_any similarity)
+	$(call row_of_channels,table2_chan_vs_chan,chan_vs_chan similarity)
 
 contrastive-table3: setup ## of table 3: comparisons, coincidence (PROCESSORS=...)
-	$(call contrastive,table3)
+	$(needs_processors)
+	$(call row_of_channels,table3_mix_vs_chan,coincidence)
+	$(call row_of_channels,table3_chan_vs_chan,chan_vs_chan coincidence)
 
 contrastive-table4: setup ## of table 4: processors and their combinations, similarity and both tasks (PROCESSORS=...)
-	$(call contrastive,table4)
+	$(needs_processors)
+	$(call row_of_channels,table4_s2_joint)
+	$(foreach name,s1 f n s2_f s2_n s2_f_n,\
+		$(call row_of_channels,table4_$(name)_similarity,processors_$(name) similarity)$(newline)\
+		$(call row_of_channels,table4_$(name)_joint,processors_$(name))$(newline))
 
 contrastive-table5: setup ## of table 5: embeddings of 1024 (PROCESSORS=...)
-	$(call contrastive,table5)
+	$(needs_processors)
+	$(call row_of_channels,table5_width_1024,processors_s2_f_n,--model.encoder.width 1024)
 
 test: setup ## set up and run all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)
