@@ -43,52 +43,71 @@ quickstart: setup ## set up and run the main job small on the built-in scenes: S
 
 # Evaluation of CKPT, with random weights beside it: make eval-esc50 CKPT=runs/pretrain/RUN/checkpoints/last.ckpt
 # MORE goes to every run, such as MORE='--data.root DIR --trainer.accelerator cpu'; RUN_ID=... goes on with an evaluation.
-EVALUATION := experiments/evaluation
 evaluate = @[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/pretrain/RUN/checkpoints/last.ckpt" >&2; exit 2; }; \
-	set -x; $(SSLAM) evaluate --checkpoint '$(CKPT)' --random --run_id $@-$(RUN_ID) $(foreach recipe,$(1),--recipe $(recipe)) $(MORE)
-both = $(foreach task,$(1),$(EVALUATION)/$(task)_linear_probe.yaml $(EVALUATION)/$(task)_fine_tune.yaml)
-POLYPHONIC := soundscapes $(foreach scene,market park square street waterfront,spass_$(scene)) idmt_desed_fl urban_sed
+	set -x; $(SSLAM) evaluate --checkpoint '$(CKPT)' --random --run_id $@-$(RUN_ID) $(foreach task,$(1),--task $(task)) \
+	--method linear_probe --method fine_tune $(MORE)
+POLYPHONIC := soundscapes spass idmt_desed_fl urban_sed
 
 eval-esc50: setup ## ESC-50, five folds, linear probe and fine-tuning: CKPT=... (data/esc50, or MORE='--data.root DIR')
-	$(call evaluate,$(call both,esc50))
+	$(call evaluate,esc50)
 
 eval-audioset: setup ## AudioSet-20K and 2M: CKPT=... (data/audioset)
-	$(call evaluate,$(call both,as20k as2m))
+	$(call evaluate,audioset_20k audioset_2m)
 
 eval-speech-commands: setup ## Speech Commands v1 and v2: CKPT=... (data/speech_commands_v0.01 and v0.02)
-	$(call evaluate,$(call both,ks1 ks2))
+	$(call evaluate,speech_commands)
 
 eval-polyphonic: setup ## built-in scenes, SPASS, IDMT-DESED-FL, URBAN-SED, those that are in data/: CKPT=...
-	$(call evaluate,$(call both,$(POLYPHONIC)))
+	$(call evaluate,$(POLYPHONIC))
 
 eval-all: setup ## everything above that is in data/: CKPT=...
-	$(call evaluate,$(call both,as2m as20k esc50 ks1 ks2 $(POLYPHONIC)))
+	$(call evaluate,audioset_2m audioset_20k esc50 speech_commands $(POLYPHONIC))
 
 eval-separation: setup ## MSi, 1S and MoMi of a separator on the built-in scenes: CKPT=... (FUSS: MORE='--config experiments/data/fuss.yaml')
 	@[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/separate/RUN/checkpoints/last.ckpt" >&2; exit 2; }
 	$(SSLAM) test --config experiments/separate_soundscapes.yaml --model.separator null \
 		--model.initial_checkpoint '$(CKPT)' --experiment $@ --run_id $(RUN_ID) --trainer.accelerator auto $(MORE)
 
-# The rows of a table of the separation-contrastive paper, one after the other. AudioSet is in data/audioset, or MORE says
-# where; PROCESSORS=runs/separate/RUN/checkpoints/kept has the separators. With RUN_ID=... interrupted rows go on.
-contrastive = @[ -n '$(PROCESSORS)' ] || [ $(1) = table1 ] || { echo "Pass the folder of separators: make $@ PROCESSORS=runs/separate/RUN/checkpoints/kept" >&2; exit 2; }; \
-	set -e; for row in experiments/contrastive/$(1)_*.yaml; do ( set -x; $(SSLAM) fit --config $$row --run_id $(RUN_ID) \
-	--ckpt_path last $(if $(filter-out table1,$(1)),--model.processors.folder '$(PROCESSORS)') $(MORE) ); done
+# The rows of a table of the separation-contrastive paper, one after the other: contrastive.yaml with parts of contrastive/.
+# AudioSet is in data/audioset, or MORE says where; PROCESSORS=runs/separate/RUN/checkpoints/kept has the separators. With
+# RUN_ID=... interrupted rows go on.
+row = $(SSLAM) fit --config experiments/contrastive.yaml $(foreach part,$(2),--config experiments/contrastive/$(part).yaml) \
+	--experiment $(1) --run_id $(RUN_ID) --ckpt_path last $(3) $(MORE)
+row_of_channels = $(call row,$(1),$(2),--model.processors.folder '$(PROCESSORS)' $(3))
+needs_processors = @[ -n '$(PROCESSORS)' ] || { echo "Pass the folder of separators: make $@ PROCESSORS=runs/separate/RUN/checkpoints/kept" >&2; exit 2; }
+define newline
+
+
+endef
 
 contrastive-table1: setup ## pre-train the rows of table 1: no separation
-	$(call contrastive,table1)
+	$(call row,table1_similarity_sa,mix_vs_mix similarity no_temporal_proximity)
+	$(call row,table1_similarity_tp,mix_vs_mix similarity no_spec_augment)
+	$(call row,table1_similarity_tp_sa,mix_vs_mix similarity)
+	$(call row,table1_coincidence_tp_sa,mix_vs_mix coincidence)
 
 contrastive-table2: setup ## of table 2: comparisons, similarity (PROCESSORS=runs/separate/RUN/checkpoints/kept)
-	$(call contrastive,table2)
+	$(needs_processors)
+	$(call row_of_channels,table2_mix_vs_chan,similarity)
+	$(call row_of_channels,table2_mix_vs_chan_no_sa,similarity no_spec_augment)
+	$(call row_of_channels,table2_mix_vs_any,mix_vs_any similarity)
+	$(call row_of_channels,table2_chan_vs_chan,chan_vs_chan similarity)
 
 contrastive-table3: setup ## of table 3: comparisons, coincidence (PROCESSORS=...)
-	$(call contrastive,table3)
+	$(needs_processors)
+	$(call row_of_channels,table3_mix_vs_chan,coincidence)
+	$(call row_of_channels,table3_chan_vs_chan,chan_vs_chan coincidence)
 
 contrastive-table4: setup ## of table 4: processors and their combinations, similarity and both tasks (PROCESSORS=...)
-	$(call contrastive,table4)
+	$(needs_processors)
+	$(call row_of_channels,table4_s2_joint)
+	$(foreach name,s1 f n s2_f s2_n s2_f_n,\
+		$(call row_of_channels,table4_$(name)_similarity,processors_$(name) similarity)$(newline)\
+		$(call row_of_channels,table4_$(name)_joint,processors_$(name))$(newline))
 
 contrastive-table5: setup ## of table 5: embeddings of 1024 (PROCESSORS=...)
-	$(call contrastive,table5)
+	$(needs_processors)
+	$(call row_of_channels,table5_width_1024,processors_s2_f_n,--model.encoder.width 1024)
 
 test: setup ## set up and run all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)

@@ -6,10 +6,10 @@ Shape letters: B clips, T samples, C classes.
 import copy
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import lightning.pytorch as pl
 import numpy as np
@@ -193,6 +193,8 @@ class AudioDataModule(pl.LightningDataModule):
     """Names of the labels' columns; empty for data without labels."""
     single_label = False
     """Whether a clip has exactly one class."""
+    variants: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Arguments that choose a part of the data, such as a fold, with the values that `sslam evaluate` runs through."""
 
     def __init__(
         self,

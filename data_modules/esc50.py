@@ -1,8 +1,8 @@
 """ESC-50: 2000 five-second environmental sounds in 50 classes (K. J. Piczak, ACM MM 2015), in its official layout."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from data_modules.base import require_folder
 from data_modules.labelled import LabelledDataModule
@@ -68,7 +68,7 @@ class ESC50DataModule(LabelledDataModule):
     """
 
     single_label = True
-    folds = (1, 2, 3, 4, 5)
+    variants: ClassVar[Mapping[str, Sequence[Any]]] = {"fold": (1, 2, 3, 4, 5)}
 
     def __init__(
         self,
@@ -79,8 +79,9 @@ class ESC50DataModule(LabelledDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(clip_seconds=clip_seconds, **kwargs)
-        if fold is not None and fold not in self.folds:
-            raise ValueError(f"fold must be one of {self.folds}, or null to hold nothing out, got {fold}.")
+        folds = self.variants["fold"]
+        if fold is not None and fold not in folds:
+            raise ValueError(f"fold must be one of {folds}, or null to hold nothing out, got {fold}.")
         self.root = root
         self.fold = fold
         self.esc10 = esc10

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from data_modules.base import require_folder
 from data_modules.events import Event, labels_of, polyphony_of, read_span
@@ -68,6 +68,8 @@ class SPASSDataModule(LabelledDataModule):
         scene: Scene with its own classes: market 22, park 23, square 27, street 27, waterfront 29.
         **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
+
+    variants: ClassVar[Mapping[str, Sequence[Any]]] = {"scene": tuple(LABEL_FILES)}
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """Speech Commands: one-second recordings of single words (Warden 2018, arXiv:1804.03209), v0.01 and v0.02."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -47,7 +47,8 @@ class SpeechCommandsDataModule(LabelledDataModule):
     As training clips are listed nowhere, all that are there count as listed.
 
     Args:
-        root: Folder of v0.02 (35 classes) or v0.01 (12 classes), with one folder per word.
+        root: Folder of v0.02 (35 classes) or v0.01 (12 classes), with one folder per word; None stands for
+            `data/speech_commands_v0.02` or `data/speech_commands_v0.01`.
         classes: Number of classes, 35 or 12.
         test_root: Folder of the official test set, for 12 classes only; None makes the test from `root`.
         clip_seconds: Length of every clip, 0.025 to 120; the recordings last up to 1 s.
@@ -55,10 +56,11 @@ class SpeechCommandsDataModule(LabelledDataModule):
     """
 
     single_label = True
+    variants: ClassVar[Mapping[str, Sequence[Any]]] = {"classes": (12, 35)}
 
     def __init__(
         self,
-        root: str = "data/speech_commands_v0.02",
+        root: str | None = None,
         classes: Literal[12, 35] = 35,
         test_root: str | None = None,
         clip_seconds: float = 1.0,
@@ -70,10 +72,10 @@ class SpeechCommandsDataModule(LabelledDataModule):
                 f"test_root is the test set of 12 classes, got {classes} classes. Leave --data.test_root out, or pass "
                 "--data.classes 12."
             )
-        self.root = root
         self.classes = classes
         self.test_root = test_root
         self.version = "v0.02" if classes == 35 else "v0.01"
+        self.root = root or f"data/speech_commands_{self.version}"
         self.words = WORDS if classes == 35 else [word for word in WORDS if word not in NEW_WORDS]
         self.class_names = WORDS if classes == 35 else SUPERB_CLASSES
         self.columns = {name: column for column, name in enumerate(self.class_names)}

@@ -10,16 +10,13 @@ import pytest
 from sslam.__main__ import main
 
 RECIPE = [
-    *(
-        "--config",
-        "experiments/evaluation/soundscapes_fine_tune.yaml",
-        "--config",
-        "experiments/overrides/two_steps.yaml",
-    ),
+    *("--config", "experiments/evaluation/methods/fine_tune.yaml"),
+    *("--config", "experiments/evaluation/tasks/soundscapes.yaml"),
+    *("--config", "experiments/overrides/two_steps.yaml"),
     *("--data.num_train_scenes", "4", "--data.num_test_scenes", "3", "--model.frontend.num_frames", "128"),
     *("--model.initial_checkpoint", "my pre-training.ckpt"),
 ]
-RUNS = Path("runs/soundscapes_fine_tune")
+RUNS = Path("runs/fine_tune")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,20 @@ import torch
 
 from sslam.__main__ import main
 from sslam.commands import evaluate
-from sslam.commands.evaluate import Weights, all_runs, build_parser, folds_of, subcommand_of, weights_of
+from sslam.commands.evaluate import (
+    EvaluationRun,
+    Weights,
+    all_runs,
+    build_parser,
+    chosen_parts,
+    recipes_of,
+    weights_of,
+)
+from sslam.commands.recipes import row_of
 
-ESC50 = "experiments/evaluation/esc50_linear_probe.yaml"
+ESC50 = ["--task", "esc50", "--method", "linear_probe"]
 CLASSES = ("dog", "rooster", "pig")
-SOUNDSCAPES = "experiments/evaluation/soundscapes_fine_tune.yaml"
-RETRIEVAL = "experiments/evaluation/esc50_query_by_example.yaml"
+QUICK = "experiments/evaluation/quickstart.yaml"
 LOG_MEL = "experiments/evaluation/baselines/log_mel.yaml"
 
 
@@ -63,16 +72,7 @@ def run_here(command: list[str], stdout: Any, **_: Any) -> Any:
 
 
 def options(*args: str) -> Any:
-    return build_parser().parse_args([*args, "--recipe", ESC50])
-
-
-def test_folds_of__come_from_the_data_module() -> None:
-    from sslam.commands.fitting.config_files import locate
-
-    assert folds_of(locate(ESC50)) == (1, 2, 3, 4, 5)
-    assert folds_of(locate(SOUNDSCAPES)) == (None,)
-    assert folds_of(locate(RETRIEVAL)) == (None,)  # it says itself that nothing is held out
-    assert [subcommand_of(locate(recipe)) for recipe in (ESC50, SOUNDSCAPES, RETRIEVAL)] == ["fit", "fit", "test"]
+    return build_parser().parse_args([*args, *ESC50])
 
 
 def test_weights_of__names_and_random_weights(tmp_path: Path) -> None:
@@ -87,28 +87,69 @@ def test_weights_of__names_and_random_weights(tmp_path: Path) -> None:
     assert row == Weights("b=c", str(tmp_path / "b=c.ckpt"))
 
 
-def test_all_runs__recipes_x_weights_x_folds(tmp_path: Path) -> None:
+def runs_of(root: Path, *args: str) -> list[EvaluationRun]:
+    given, more = build_parser().parse_known_args(args)
+    recipes = recipes_of(given)
+    chosen, _ = chosen_parts(recipes, more)
+    return list(all_runs(given, recipes, chosen, root))
+
+
+def test_all_runs__recipes_then_tasks_x_methods_x_weights_x_parts(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
-    given = build_parser().parse_args(
-        ["--checkpoint", str(tmp_path / "a.ckpt"), "--random", "--recipe", ESC50, "--recipe", SOUNDSCAPES]
-    )
-    runs = list(all_runs(given, tmp_path / "evaluation"))
-    assert len(runs) == 2 * 5 + 2
+    weights = ["--checkpoint", str(tmp_path / "a.ckpt"), "--random"]
+    tasks = ["--task", "esc50", "--task", "spass", "--method", "linear_probe", "--method", "fine_tune"]
+    runs = runs_of(tmp_path / "evaluation", *weights, *tasks, "--recipe", QUICK)
+    assert [run.recipe.name for run in runs] == [
+        *["quickstart"] * 2,
+        *["esc50_linear_probe"] * 10,
+        *["esc50_fine_tune"] * 10,
+        *["spass_linear_probe"] * 10,
+        *["spass_fine_tune"] * 10,
+    ]
     assert len({run.folder for run in runs}) == len(runs)
-    assert runs[0].folder == tmp_path / "evaluation/esc50_linear_probe/random_weights-fold1"
-    command = runs[0].command(["--data.root", "x"])
+    assert runs[2].folder == tmp_path / "evaluation/esc50_linear_probe/random_weights-fold1"
+    assert runs[22].folder == tmp_path / "evaluation/spass_linear_probe/random_weights-market"
+    command = runs[2].command(["--data.root", "x"])
+    files = [value for option, value in pairwise(command) if option == "--config"]
+    assert files == [*row_of("esc50", "linear_probe").files]
     assert command[command.index("--model.weights") + 1] == "random"
+    assert command[command.index("--data.fold") + 1] == "1"
     assert command[-2:] == ["--data.root", "x"]
-    assert "--model.weights" not in runs[5].command([])
-    given.folds = [2]
-    assert [run.fold for run in all_runs(given, tmp_path)] == [2, 2, None, None]
+    assert "--model.weights" not in runs[7].command([])
+    assert [str(run) for run in (runs[1], runs[8], runs[28])] == [
+        "quickstart, a",
+        "esc50_linear_probe, a, fold 2",
+        "spass_linear_probe, a, park",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["--folds", "2"], ["fold2", "market", "park", "square", "street", "waterfront"]),
+        (["--data.scene", "park", "--folds", "1", "5"], ["fold1", "fold5", "park"]),
+        (["--data.scene=park", "--data.init_args.fold", "3", "--data.scene", "street"], ["fold3", "park", "street"]),
+    ],
+)
+def test_all_runs__the_command_line_chooses_parts(args: list[str], parts: list[str], tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").touch()
+    tasks = ["--task", "esc50", "--task", "spass", "--method", "fine_tune", "--checkpoint", str(tmp_path / "a.ckpt")]
+    runs = runs_of(tmp_path, *tasks, *args)
+    assert [run.run_id for run in runs] == [f"a-{part}" for part in parts]
+
+
+def test_chosen_parts__leave_other_options_to_the_runs() -> None:
+    more = ["--data.root", "x", "--data.scene", "park", "--trainer.max_steps=2", "--data.folder", "y"]
+    rest = ["--data.root", "x", "--trainer.max_steps=2", "--data.folder", "y"]
+    assert chosen_parts([row_of("spass", "fine_tune")], more) == ({"scene": ["park"]}, rest)
+    assert chosen_parts([row_of("esc50", "fine_tune")], more) == ({}, more)
 
 
 def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "a.ckpt").touch()
     rows = ["--checkpoint", f"log-mel={LOG_MEL}", "--checkpoint", str(tmp_path / "a.ckpt"), "--random"]
-    given = build_parser().parse_args([*rows, "--recipe", RETRIEVAL, "--recipe", ESC50, "--folds", "2"])
-    runs = list(all_runs(given, tmp_path))
+    methods = ["--task", "esc50", "--method", "query_by_example", "--method", "shallow_classifier"]
+    runs = runs_of(tmp_path, *rows, *methods, "--folds", "2")
     assert [run.weights.label for run in runs] == ["random weights", "log-mel", "a"] * 2
     assert runs[0].weights.file == str(tmp_path / "a.ckpt")  # the architecture of a checkpoint, not of a baseline
     test, fit = runs[1].command([]), runs[4].command([])
@@ -131,7 +172,13 @@ def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: P
         (["--checkpoint", LOG_MEL, "--random"], "--random takes a checkpoint's architecture, and none is given."),
         (["--checkpoint", "nowhere.ckpt"], "There is no checkpoint nowhere.ckpt. Pass --checkpoint NAME=FILE"),
         (["--checkpoint", "x=a.ckpt", "--checkpoint", "x=b.ckpt"], "Two checkpoints are called x."),
-        (["--checkpoint", "a.ckpt", "--folds", "7"], "has the folds 1, 2, 3, 4, 5."),
+        (["--checkpoint", "a.ckpt", "--folds", "7"], "esc50_linear_probe has no fold 7. Choose from 1, 2, 3, 4, 5"),
+        (["--checkpoint", "a.ckpt", "--task", "spas"], "There is no task spas. Did you mean spass? The tasks are:"),
+        (
+            ["--checkpoint", "a.ckpt", "--method", "prob"],
+            "There is no method prob. The methods are: fine_tune, ",
+        ),
+        (["--checkpoint", "a.ckpt", "--recipe", "my.yaml"], "There is no config file my.yaml."),
     ],
 )
 def test_evaluate__mistakes(
@@ -140,15 +187,28 @@ def test_evaluate__mistakes(
     monkeypatch.chdir(tmp_path)
     for name in ("a.ckpt", "b.ckpt"):
         Path(name).touch()
-    assert main(["evaluate", *args, "--recipe", ESC50]) == 2
+    assert main(["evaluate", *args, *ESC50]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args", [[], ["--task", "esc50"], ["--method", "fine_tune"]])
+def test_evaluate__what_to_do_must_be_said(
+    args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.ckpt").touch()
+    assert main(["evaluate", "--checkpoint", "a.ckpt", *args]) == 2
+    message = capsys.readouterr().err
+    assert "What to do is not said: pass a --task with a --method" in message
+    assert "spass" in message
+    assert "query_by_example" in message
 
 
 def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
     checkpoint: Path, esc50: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(evaluate.subprocess, "run", run_here)
-    args = ["evaluate", "--checkpoint", f"SSLAM={checkpoint}", "--random", "--recipe", ESC50, "--run_id", "one"]
+    args = ["evaluate", "--checkpoint", f"SSLAM={checkpoint}", "--random", *ESC50, "--run_id", "one"]
     assert main([*args, "--folds", "1", "2", *small(esc50)]) == 0
     said = capsys.readouterr()
     assert "[4/4] esc50_linear_probe, SSLAM, fold 2: done" in said.out
@@ -160,12 +220,12 @@ def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
     assert record["checkpoint"]["sha256"]
     assert record["num_heads"] == 3
     # The same command goes on: two folds are done before, a third is new, and a recipe without data is said.
-    fold_3 = [*args, "--folds", "1", "3", "--recipe", "experiments/evaluation/ks1_linear_probe.yaml"]
+    fold_3 = [*args, "--folds", "1", "3", "--task", "audioset_20k"]
     assert main([*fold_3, *small(esc50)]) == 0
     said = capsys.readouterr()
     assert "esc50_linear_probe, SSLAM, fold 1: done before" in said.out
     assert "esc50_linear_probe, SSLAM, fold 3: done" in said.out
-    assert "ks1_linear_probe, SSLAM: not done, sslam fit:" in said.out
+    assert "audioset_20k_linear_probe, SSLAM: not done, sslam fit:" in said.out
     assert "2 of 6 runs were not done" in said.err
 
 
@@ -185,15 +245,8 @@ def test_evaluate__retrieval_and_shallow_classifier_of_a_checkpoint_and_of_log_m
     ]
     rows = ["--checkpoint", f"SSLAM={checkpoint}", "--random", "--checkpoint", f"log-mel={LOG_MEL}"]
     args = ["evaluate", *rows, "--run_id", "one", *data, "--trainer.accelerator", "cpu"]
-    assert main([*args, "--recipe", RETRIEVAL]) == 0
-    shallow = [
-        "--recipe",
-        "experiments/evaluation/esc50_shallow_classifier.yaml",
-        "--folds",
-        "1",
-        "--model.epochs",
-        "2",
-    ]
+    assert main([*args, "--task", "esc50", "--method", "query_by_example"]) == 0
+    shallow = ["--task", "esc50", "--method", "shallow_classifier", "--folds", "1", "--model.epochs", "2"]
     assert main([*args, *shallow]) == 0
     said = capsys.readouterr().out
     assert "[3/3] esc50_query_by_example, log-mel: done" in said
@@ -212,7 +265,7 @@ def test_evaluate__a_crash_is_no_success(
     checkpoint: Path, esc50: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In processes of their own."""
-    args = ["evaluate", "--checkpoint", str(checkpoint), "--recipe", ESC50, "--folds", "1", *small(esc50)]
+    args = ["evaluate", "--checkpoint", str(checkpoint), *ESC50, "--folds", "1", *small(esc50)]
     assert main([*args, "--trainer.callbacks", "[]"]) == 1
     assert "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults" in capsys.readouterr().out
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2

@@ -9,8 +9,9 @@ import pytest
 from sslam.__main__ import main
 from sslam.commands import evaluate
 from sslam.commands.evaluate import EvaluationRun, Weights
+from sslam.commands.recipes import Recipe
 
-RECIPE = ["--recipe", "experiments/evaluation/esc50_linear_probe.yaml"]
+RECIPE = ["--task", "esc50", "--method", "linear_probe"]
 
 
 @pytest.fixture(autouse=True)
@@ -22,19 +23,21 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        # All five folds would be the second one, random weights the teacher's.
-        (["--data.fold", "2"], "--data.fold cannot be given for every run, because evaluate sets it"),
+        # Random weights would be the teacher's.
         (["--random", "--model.init_args.weights=teacher"], "--model.weights cannot be given for every run"),
         (["--model.label", "x"], "--model.label cannot be given for every run"),
-        (["--folds", "1", "7"], "--folds 7: experiments/evaluation/esc50_linear_probe.yaml has the folds 1, 2"),
+        (["--folds", "1", "7"], "esc50_linear_probe has no fold 7. Choose from 1, 2, 3, 4, 5"),
+        (["--data.fold", "7"], "esc50_linear_probe has no fold 7."),
+        (["--data.fold", "null"], "esc50_linear_probe has no fold null."),
+        (["--task", "spass", "--data.scene", "mraket"], "spass_linear_probe has no scene mraket. Choose from market"),
         (["--checkpoint", "=a.ckpt"], "--checkpoint =a.ckpt has an empty name"),
         (
             ["--checkpoint", "log-mel=experiments/evaluation/baselines/log_mel.yaml", "--model.frontend", "x"],
             "--model.frontend cannot be given for every run, because a baseline's YAML sets it",
         ),
         # The second one would count as done before.
-        (RECIPE, "esc50_linear_probe/a-fold1. Name every recipe once"),
-        (["--checkpoint", "b c=a.ckpt", "--checkpoint", "b_c=a.ckpt"], "for b c and "),
+        (["--task", "esc50"], "esc50_linear_probe/a-fold1. Name every task, method and recipe once"),
+        (["--checkpoint", "b c=a.ckpt", "--checkpoint", "b_c=a.ckpt"], "esc50_linear_probe, b c, fold 1 and esc50_li"),
     ],
 )
 def test_evaluate__refuses_what_would_not_be_what_the_table_says(
@@ -60,8 +63,7 @@ def test_evaluate__weights_may_be_chosen_without_random_ones(monkeypatch: pytest
 
 
 def test_run_in_process__quotes_this_attempt_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    evaluation = EvaluationRun("recipe.yaml", Weights("a", "a.ckpt"), None, tmp_path)
-    monkeypatch.setattr(EvaluationRun, "experiment", "recipe")
+    evaluation = EvaluationRun(Recipe("recipe", ("recipe.yaml",)), Weights("a", "a.ckpt"), {}, tmp_path)
     texts = iter(["sslam fit: no such folder é\n", "MemoryError\n", ""])
 
     def fails(command: list[str], stdout: Any, **_: Any) -> Any:

@@ -57,10 +57,13 @@ def test_speech_commands__classes_have_their_places() -> None:
         "_silence_",
     ]
     assert data.single_label
-    assert (data.title, SpeechCommandsDataModule(classes=12).title) == (
-        "Speech Commands v0.02",
-        "Speech Commands v0.01",
-    )
+
+
+@pytest.mark.parametrize(("classes", "version"), [(12, "v0.01"), (35, "v0.02")])
+def test_speech_commands__a_word_set_is_of_a_version_with_a_folder_of_its_own(classes: Any, version: str) -> None:
+    data = SpeechCommandsDataModule(classes=classes)
+    assert (data.title, data.root) == (f"Speech Commands {version}", f"data/speech_commands_{version}")
+    assert SpeechCommandsDataModule("elsewhere", classes).root == "elsewhere"
 
 
 def test_speech_commands__35_words_are_split_by_the_official_lists(version_2: Path) -> None:

@@ -1,6 +1,6 @@
 """The YAML files by name, and small data for those that need some."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,10 +21,10 @@ AUDIOSET = (-4.268, 4.569)
 STATISTICS = {
     "data/esc50.yaml": (-6.627, 5.359),
     "data/spass.yaml": (-5.275, 3.268),
-    "data/speech_commands_v1.yaml": (-6.846, 5.565),
-    "data/speech_commands_v2.yaml": (-6.846, 5.565),
+    "data/speech_commands.yaml": (-6.846, 5.565),
     "overrides/small.yaml": (-6.627, 5.359),  # of ESC-50
 }
+SPEECH_COMMANDS_12 = "data/speech_commands.yaml with 12 classes"
 
 
 def names(*patterns: str) -> list[str]:
@@ -32,16 +32,17 @@ def names(*patterns: str) -> list[str]:
     return sorted(str(path.relative_to(EXPERIMENTS)) for pattern in patterns for path in EXPERIMENTS.glob(pattern))
 
 
-def composed_names(name: str) -> list[str]:
-    """The files that a file builds on, by name."""
-    return [str(Path(path).relative_to(EXPERIMENTS)) for path in composed_files(str(EXPERIMENTS / name))]
+def composed_names(*names: str) -> list[str]:
+    """Files and what they build on, by name, in merging order."""
+    paths = [str(EXPERIMENTS / name) for name in names]
+    return [str(Path(file).relative_to(EXPERIMENTS)) for path in paths for file in (*composed_files(path), path)]
 
 
-def config_of(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, Any]:
+def config_of(capsys: pytest.CaptureFixture[str], *names: str, options: Sequence[str] = ()) -> dict[str, Any]:
     """All values of a run, also those that are the signatures' defaults."""
     files = [argument for name in names for argument in ("--config", f"experiments/{name}")]
     with pytest.raises(SystemExit) as ended:
-        main(["fit", *files, "--print_config"])
+        main(["fit", *files, *options, "--print_config"])
     assert ended.value.code == 0
     config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     return config
@@ -67,15 +68,15 @@ def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
         ),
         "fuss": official_layouts.write_fuss(root / "fuss"),
         "idmt_desed_fl": official_layouts.write_desed(root / "idmt_desed_fl"),
-        "speech_commands_v1": official_layouts.write_speech_commands(
-            root / "speech_commands_v1", [word for word in WORDS if word not in NEW_WORDS]
-        ),
-        "speech_commands_v2": official_layouts.write_speech_commands(root / "speech_commands_v2", WORDS),
+        "speech_commands": official_layouts.write_speech_commands(root / "speech_commands", WORDS),
         "spass": root / "spass",
         "urban_sed": official_layouts.write_urban_sed(root / "urban_sed"),
     }
     for scene in official_layouts.SPASS_TABLES:
         official_layouts.write_spass(folders["spass"], scene)
+    version_1 = official_layouts.write_speech_commands(
+        root / "speech_commands_v0.01", [word for word in WORDS if word not in NEW_WORDS]
+    )
     clips = sorted((folders["esc50"] / "audio").iterdir())
     manifest = root / "train.tsv"
     manifest.write_text("\n".join([str(clips[0].parent), *(f"{clip.name}\t32000" for clip in clips)]))
@@ -86,4 +87,5 @@ def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
         "data/audioset_2m.yaml": [*audioset, "--data.draws_per_epoch", "4"],
         "data/folder.yaml": ["--data.root", str(folders["esc50"])],
         "data/manifest.yaml": ["--data.manifest", str(manifest)],
+        SPEECH_COMMANDS_12: ["--data.root", str(version_1), "--data.classes", "12"],
     }

@@ -1,5 +1,7 @@
 """The rows of the separation-contrastive paper: each runs for two steps, and is what its table says."""
 
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +10,30 @@ import torch
 
 from sslam.__main__ import main
 from sslam.networks import TDCN
-from tests.experiments.conftest import config_of, names
+from tests.experiments.conftest import EXPERIMENTS, config_of, names
 
 SMOKE = ["--config", "experiments/overrides/smoke_contrastive.yaml", "--run_id", "one"]
-ROWS = names("contrastive/*.yaml")
 N, F, S1, S2 = "step=00000000.ckpt", "step=00000500.ckpt", "step=00005000.ckpt", "end.ckpt"
+
+
+def rows_of_the_makefile() -> dict[str, list[str]]:
+    """What `sslam fit` is given for every row, by its name, beside the folder of separators and what runs share."""
+    tables = [f"contrastive-table{number}" for number in range(1, 6)]
+    make = ["make", "--dry-run", "--directory", str(EXPERIMENTS.parent), *tables, "PROCESSORS=kept", "RUN_ID=one"]
+    lines = subprocess.run(make, capture_output=True, text=True, check=True).stdout.splitlines()
+    rows = {}
+    for words in [shlex.split(line) for line in lines if "sslam fit " in line]:
+        options = list(zip(words[2::2], words[3::2], strict=True))
+        name = dict(options)["--experiment"]
+        shared = [("--experiment", name), ("--run_id", "one"), ("--ckpt_path", "last")]
+        if "table1" not in name:
+            shared.append(("--model.processors.folder", "kept"))
+        assert set(shared) <= {*options}
+        rows[name] = [word for option in options if option not in shared for word in option]
+    return rows
+
+
+ROWS = {"contrastive": ["--config", "experiments/contrastive.yaml"], **rows_of_the_makefile()}
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +47,17 @@ def separators(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["contrastive.yaml", *ROWS])
+@pytest.mark.parametrize("name", ROWS)
 def test_contrastive__every_row_runs_for_two_steps(
     name: str, separators: Path, data_arguments: dict[str, list[str]]
 ) -> None:
     data = [*data_arguments["data/audioset_2m.yaml"][:2], "--data.val_fraction", "0.4"]
     folder = [] if "table1" in name else ["--model.processors.folder", str(separators)]
     every_step = ["--trainer.val_check_interval", "2"]
-    assert main(["fit", "--config", f"experiments/{name}", *SMOKE, *data, *folder, *every_step]) == 0
-    metrics = Path("runs") / Path(name).stem / "one" / "metrics.csv"
+    assert main(["fit", *ROWS[name], *SMOKE, *data, *folder, *every_step]) == 0
+    metrics = Path("runs/contrastive/one/metrics.csv")
     heads = metrics.read_text().splitlines()[0].split(",")
-    tasks = PUBLISHED.get(Path(name).stem, {}).get("tasks", DEFAULT["tasks"])
+    tasks = PUBLISHED.get(name, {}).get("tasks", DEFAULT["tasks"])
     for task in ("similarity", "coincidence"):
         assert (f"train/{task}_loss" in heads) == (task in tasks)
     assert "val/qbe_map" in heads
@@ -51,7 +72,7 @@ def test_contrastive__takes_some_hundred_recordings(separators: Path, data_argum
 
 
 def row(capsys: pytest.CaptureFixture[str], name: str) -> dict[str, Any]:
-    config = config_of(capsys, f"contrastive/{name}.yaml")
+    config = config_of(capsys, options=ROWS[name])
     model = config["model"]["init_args"]
     processors = model["processors"]
     return {
@@ -96,8 +117,10 @@ for short, files in {"s1": [S1], "f": [F], "n": [N], "s2_f": [S2, F], "s2_n": [S
     PUBLISHED[f"table4_{short}_similarity"] = SIMILARITY | {"processors": files}
 
 
-def test_contrastive__there_is_a_file_for_every_row() -> None:
-    assert {Path(name).stem for name in ROWS} == {*PUBLISHED}
+def test_contrastive__the_makefile_runs_every_row_and_uses_every_part() -> None:
+    assert {*ROWS} == {*PUBLISHED, "contrastive"}
+    used = {word for arguments in ROWS.values() for word in arguments if word.endswith(".yaml")}
+    assert used == {f"experiments/{name}" for name in names("contrastive.yaml", "contrastive/*.yaml")}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

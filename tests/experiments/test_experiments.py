@@ -45,7 +45,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 OTHER_METHODS = {  # they have their own tests
-    *names("fine_tune.yaml", "linear_probe.yaml", "query_by_example.yaml", "separate*.yaml", "contrastive*.yaml"),
+    *names("separate*.yaml", "contrastive*.yaml"),
     *names("overrides/smoke_*.yaml", "overrides/small_separation.yaml", "overrides/small_contrastive.yaml"),
 }
 

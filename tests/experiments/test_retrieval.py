@@ -7,59 +7,65 @@ from typing import Any
 import pytest
 
 from sslam.__main__ import main
+from sslam.commands.recipes import row_of, tasks
 from sslam.report.results import read_record
-from tests.experiments.conftest import composed_names, config_of, names
+from tests.experiments.conftest import config_of, names
 
-SMOKE = ["--config", "experiments/overrides/two_steps.yaml", "--run_id", "one"]
-RETRIEVAL = names("query_by_example.yaml", "evaluation/*_query_by_example.yaml")
-SHALLOW = names("evaluation/*_shallow_classifier.yaml")
+SMOKE = ["--config", "experiments/overrides/two_steps.yaml", "--run_id", "one", "--experiment", "row"]
 BASELINES = names("evaluation/baselines/*.yaml")
+TITLES = {"audioset_2m": "AudioSet-2M", "esc50": "ESC-50", "soundscapes": "Soundscapes"}
 
 
-def arguments(name: str, data_arguments: dict[str, list[str]]) -> list[str]:
-    """Of the data, as far as the run needs them."""
-    if name == "query_by_example.yaml":
-        return []
-    if name == "evaluation/esc50_query_by_example.yaml":
-        return data_arguments["data/esc50.yaml"]
-    return data_arguments[next(file for file in reversed(composed_names(name)) if file in data_arguments)]
+def files_of(task: str, method: str) -> list[str]:
+    return [argument for file in row_of(task, method).files for argument in ("--config", file)]
 
 
 @pytest.mark.parametrize("baseline", BASELINES)
-@pytest.mark.parametrize("name", RETRIEVAL)
-def test_retrieval__runs_for_two_batches(name: str, baseline: str, data_arguments: dict[str, list[str]]) -> None:
-    files = ["--config", f"experiments/{name}", *SMOKE, "--config", f"experiments/{baseline}"]
-    assert main(["test", *files, *arguments(name, data_arguments)]) == 0
-    record = read_record(Path("runs") / Path(name).stem / "one" / "results-test.json")
+@pytest.mark.parametrize("task", sorted(tasks()))
+def test_retrieval__runs_for_two_batches(task: str, baseline: str, data_arguments: dict[str, list[str]]) -> None:
+    files = [*files_of(task, "query_by_example"), *SMOKE, "--config", f"experiments/{baseline}"]
+    assert main(["test", *files, *data_arguments.get(f"data/{task}.yaml", [])]) == 0
+    record = read_record(Path("runs/row/one/results-test.json"))
     assert (record.method, record.checkpoint.weights, record.step) == ("QueryByExample", "none", 0)
     assert set(record.metrics) == {"qbe_map", "qbe_chance"}
     assert record.data.num_clips > 0 or math.isnan(record.metrics["qbe_map"])
-    titles = {"audioset": "AudioSet-2M", "esc50": "ESC-50", "query": "Soundscapes"}
-    assert record.data.title == titles[Path(name).stem.partition("_")[0]]
+    assert record.data.title == TITLES.get(task, record.data.title)
 
 
-@pytest.mark.parametrize("name", SHALLOW)
-def test_shallow_classifier__runs_on_a_few_clips(name: str, data_arguments: dict[str, list[str]]) -> None:
-    files = ["--config", f"experiments/{name}", *SMOKE, "--config", f"experiments/{BASELINES[0]}"]
-    assert main(["fit", *files, *arguments(name, data_arguments), "--model.epochs", "2"]) == 0
-    record = read_record(Path("runs") / Path(name).stem / "one" / "results-test.json")
+@pytest.mark.parametrize("task", sorted(tasks()))
+def test_retrieval__takes_the_front_end_of_the_checkpoint(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(capsys, options=files_of(task, "query_by_example"))
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert (model["frontend"], model["examples_per_class"]) == (None, 100)
+    assert data.get("fold") is None  # nothing is held out
+
+
+@pytest.mark.parametrize("task", sorted(tasks()))
+def test_shallow_classifier__runs_on_a_few_clips(task: str, data_arguments: dict[str, list[str]]) -> None:
+    files = [*files_of(task, "shallow_classifier"), *SMOKE, "--config", f"experiments/{BASELINES[0]}"]
+    few = data_arguments.get(f"data/{task}.yaml", ["--data.num_train_scenes", "6"])
+    assert main(["fit", *files, *few, "--model.epochs", "2"]) == 0
+    record = read_record(Path("runs/row/one/results-test.json"))
     assert (record.method, record.num_heads) == ("ShallowClassifier", 3)
-    assert ("accuracy" in record.metrics) == ("esc50" in name)
+    assert ("accuracy" in record.metrics) == (task in ("esc50", "speech_commands"))
 
 
-@pytest.mark.parametrize("name", SHALLOW)
-def test_shallow_classifier__is_the_published_one(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    config = config_of(capsys, name)["model"]
-    assert config["class_path"] == "sslam.methods.LinearProbe"
-    model = config["init_args"]
+@pytest.mark.parametrize("task", sorted(tasks()))
+def test_shallow_classifier__is_the_published_one(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = config_of(capsys, options=files_of(task, "shallow_classifier"))
+    assert config["model"]["class_path"] == "sslam.methods.LinearProbe"
+    model = config["model"]["init_args"]
     published = {"hidden_width": 512, "normalisation": "l2", "selection_fraction": 0.05, "standardise": False}
     assert {key: model[key] for key in published} == published
     assert (model["frontend"], model["pooling"]) == (None, "cls")
+    assert not config["data"]["init_args"]["training_augmentation"]
+    assert (model["epochs"], model["batch_size"]) == ((20, 1024) if task == "audioset_2m" else (100, 64))
 
 
 def test_log_mel__has_the_published_features_whatever_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    for recipe in ("evaluation/esc50_linear_probe.yaml", "evaluation/esc50_shallow_classifier.yaml"):
-        model = config_of(capsys, recipe, "evaluation/baselines/log_mel.yaml")["model"]["init_args"]
+    for method in ("linear_probe", "shallow_classifier"):
+        baseline = ["--config", f"experiments/{BASELINES[0]}"]
+        model = config_of(capsys, options=[*files_of("esc50", method), *baseline])["model"]["init_args"]
         assert model["frontend"]["class_path"] == "sslam.frontends.LogMel"
         arguments = model["frontend"]["init_args"]
         # Not the statistics of the recipe's filter banks.
@@ -75,10 +81,10 @@ def test_retrieval__of_our_pretraining_without_a_word_about_its_front_end(
     weights = ["--model.initial_checkpoint", "runs/pretrain/first/checkpoints/last.ckpt"]
     for weighting in ("student", "teacher"):
         more: list[Any] = [*weights, "--model.weights", weighting, *data_arguments["data/esc50.yaml"]]
-        files = ["--config", "experiments/evaluation/esc50_query_by_example.yaml", *SMOKE[:-1], weighting]
+        files = [*files_of("esc50", "query_by_example"), *SMOKE, "--run_id", weighting]
         assert main(["test", *files, *more]) == 0
-        record = read_record(Path("runs/esc50_query_by_example") / weighting / "results-test.json")
+        record = read_record(Path("runs/row") / weighting / "results-test.json")
         assert record.checkpoint.label == f"{weighting} of last"
     capsys.readouterr()
-    assert main(["fit", "--config", "experiments/query_by_example.yaml", *SMOKE, *weights]) == 2
+    assert main(["fit", *files_of("soundscapes", "query_by_example"), *SMOKE, *weights]) == 2
     assert "retrieval trains nothing. Use sslam test" in capsys.readouterr().err

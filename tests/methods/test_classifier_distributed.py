@@ -17,14 +17,15 @@ from sslam.__main__ import main
 from sslam.losses import ClassificationLoss, CrossEntropy, LabelNormalisedBCE
 
 SMALL = [
+    *("--config", "experiments/evaluation/tasks/soundscapes.yaml"),
     *("--config", "experiments/overrides/smoke_classifier.yaml"),
     # Odd numbers of scenes, of which one process has one more, in one more batch.
     *("--data.num_train_scenes", "17", "--data.num_val_scenes", "9", "--data.num_test_scenes", "9"),
     *("--trainer.limit_test_batches", "1.0"),
 ]
-FINE_TUNE = ["--config", "experiments/evaluation/soundscapes_fine_tune.yaml", *SMALL, "--model.learning_rate", "1e-2"]
+FINE_TUNE = ["--config", "experiments/evaluation/methods/fine_tune.yaml", *SMALL, "--model.learning_rate", "1e-2"]
 LINEAR_PROBE = [
-    *("--config", "experiments/evaluation/soundscapes_linear_probe.yaml", *SMALL),
+    *("--config", "experiments/evaluation/methods/linear_probe.yaml", *SMALL),
     *("--trainer.limit_val_batches", "0", "--model.epochs", "10"),
 ]
 DDP = ["--config", "experiments/overrides/ddp.yaml"]
@@ -65,7 +66,7 @@ def numbers(record: dict[str, Any]) -> list[float]:
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("method", "experiment", "stage"),
-    [(FINE_TUNE, "soundscapes_fine_tune", "test"), (LINEAR_PROBE, "soundscapes_linear_probe", "validation")],
+    [(FINE_TUNE, "fine_tune", "test"), (LINEAR_PROBE, "linear_probe", "validation")],
     ids=["fine-tuning, sslam test", "linear probe, sslam validate"],
 )
 def test_evaluation__two_processes_and_one_give_the_same_numbers(
@@ -92,7 +93,7 @@ def test_evaluation__two_processes_and_one_give_the_same_numbers(
 
 @pytest.mark.distributed
 def test_linear_probe__learns_the_same_from_the_tokens_of_two_processes(folder: Path) -> None:
-    runs = Path("runs/soundscapes_linear_probe")
+    runs = Path("runs/linear_probe")
     two_processes(folder, "fit", *LINEAR_PROBE, "--run_id", "two")
     (one, one_scores), (two, two_scores) = (results(runs / name, "test") for name in ("one", "two"))
     assert two["learning_rate"] == one["learning_rate"]

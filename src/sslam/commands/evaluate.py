@@ -1,4 +1,4 @@
-"""`sslam evaluate`: checkpoints x recipes x folds, each a run in its own process, and one report.
+"""`sslam evaluate`: checkpoints x tasks x methods x folds, each a run in its own process, and one report.
 
 A run is one of `sslam fit`, which tests what it has trained, or of `sslam test` where a recipe's method trains nothing.
 """
@@ -8,17 +8,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sslam.commands.command import USER_CLASSES, CommandParser, new_run_id, run
 from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
-from sslam.commands.fitting.class_paths import find_class, find_method
-from sslam.commands.fitting.config_files import composed_files, experiment_name, locate
+from sslam.commands.fitting.config_files import locate
+from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
 from sslam.errors import UsageError
 
 # ---- options ---------------------------------------------------------------------------------------------------------
@@ -28,11 +26,11 @@ def build_parser() -> argparse.ArgumentParser:
     """Own options; the others go to every run."""
     parser = CommandParser(
         "evaluate",
-        description="Evaluate checkpoints by recipes (linear probe, fine-tuning, retrieval): all folds, then one table "
-        "and page.",
+        description="Evaluate checkpoints on every --task by every --method: all folds or scenes of the data, then one "
+        "table and page.",
         epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Example: "
-        "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --random "
-        "--recipe experiments/evaluation/esc50_linear_probe.yaml --data.root data/esc50",
+        "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --random --task esc50 "
+        "--method linear_probe --data.root data/esc50",
     )
     parser.add_argument(
         "--checkpoint",
@@ -46,10 +44,29 @@ def build_parser() -> argparse.ArgumentParser:
         "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"
     )
     parser.add_argument(
-        "--recipe", action="append", required=True, metavar="FILE.yaml", help="how to evaluate; once or more"
+        "--task", action="append", default=[], metavar="NAME", help="data set, such as esc50 or spass; once or more"
+    )
+    parser.add_argument(
+        "--method",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"{', '.join(sorted(methods()))}; once or more",
+    )
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        default=[],
+        metavar="FILE.yaml",
+        help="a data set and a method of your own, in place of these two or beside them; once or more",
+    )
+    parser.add_argument(
+        "--folds",
+        type=int,
+        nargs="+",
+        help="these folds only, where the data has any; a scene is chosen by --data.scene market",
     )
     parser.add_argument("--user_classes", **USER_CLASSES)
-    parser.add_argument("--folds", type=int, nargs="+", help="these folds only, where the data has any")
     parser.add_argument(
         "--run_id", help="name of this evaluation; an old one is gone on with, without doing finished runs again"
     )
@@ -103,33 +120,28 @@ class EvaluationRun:
     """One run, which ends with a test.
 
     Args:
-        recipe: YAML file.
+        recipe: How it is evaluated.
         weights: What is evaluated.
-        fold: Held out, or None where the data has no folds.
+        part: Arguments of the data module that choose a part of the data, such as the fold that is held out.
         root: Folder of all runs of this evaluation.
         subcommand: `fit`, or `test` where there is nothing to train.
         user_classes: Import paths of classes that the checkpoint may name.
     """
 
-    recipe: str
+    recipe: Recipe
     weights: Weights
-    fold: int | None
+    part: Mapping[str, Any]
     root: Path
     subcommand: str = "fit"
     user_classes: tuple[str, ...] = ()
 
     @property
-    def experiment(self) -> str:
-        return experiment_name([self.recipe])
-
-    @property
     def run_id(self) -> str:
-        name = re.sub(r"[^\w.=-]+", "_", self.weights.label)
-        return name if self.fold is None else f"{name}-fold{self.fold}"
+        return "-".join([re.sub(r"[^\w.=-]+", "_", self.weights.label), *self._names_of_part("")])
 
     @property
     def folder(self) -> Path:
-        return self.root / self.experiment / self.run_id
+        return self.root / self.recipe.name / self.run_id
 
     @property
     def log(self) -> Path:
@@ -142,7 +154,7 @@ class EvaluationRun:
     def options(self) -> dict[str, str]:
         """What the run is given beside the recipe."""
         options = {
-            "--experiment": self.experiment,
+            "--experiment": self.recipe.name,
             "--trainer.default_root_dir": str(self.root),
             "--run_id": self.run_id,
             "--model.label": self.weights.label,
@@ -155,51 +167,50 @@ class EvaluationRun:
                 options["--model.user_classes"] = json.dumps(self.user_classes)
         if self.weights.random:
             options["--model.weights"] = "random"
-        if self.fold is not None:
-            options["--data.fold"] = str(self.fold)
-        return options
+        return options | {f"--data.{name}": str(value) for name, value in self.part.items()}
 
     def command(self, more: Sequence[str]) -> list[str]:
         """The process's arguments; ``more`` are options that every run gets."""
         given = [word for option in self.options().items() for word in option]
-        configs = ["--config", self.recipe]
-        if self.weights.is_baseline:
-            configs += ["--config", self.weights.file]
+        files = [*self.recipe.files, self.weights.file] if self.weights.is_baseline else self.recipe.files
+        configs = [word for file in files for word in ("--config", file)]
         return [sys.executable, "-m", "sslam", self.subcommand, *configs, *given, *more]
 
     def __str__(self) -> str:
-        return f"{self.experiment}, {self.weights.label}" + ("" if self.fold is None else f", fold {self.fold}")
+        return ", ".join([self.recipe.name, self.weights.label, *self._names_of_part(" ")])
+
+    def _names_of_part(self, between: str) -> list[str]:
+        """Such as `fold 1` or `market`."""
+        return [value if isinstance(value, str) else f"{name}{between}{value}" for name, value in self.part.items()]
 
 
-def named_class(recipe: str, key: str) -> tuple[str, dict[str, Any]]:
-    """The path of the class that a recipe names for ``model`` or ``data``, and the arguments that it states.
+def recipes_of(options: argparse.Namespace) -> list[Recipe]:
+    """Every recipe, then every task by every method.
 
     Raises:
-        UsageError: If it names none.
+        UsageError: If there is none, or one of task and method is missing or unknown.
     """
-    class_path = None
-    arguments: dict[str, Any] = {}
-    for file in (*composed_files(recipe), recipe):
-        value = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get(key) or {}
-        value = {"class_path": value} if isinstance(value, str) else value
-        class_path = value.get("class_path", class_path)
-        arguments |= value.get("init_args") or {}
-    if class_path is None:
-        raise UsageError(f"{recipe} names no {key}. Give a recipe such as those of experiments/evaluation/.")
-    return class_path, arguments
+    if bool(options.task) != bool(options.method) or not (options.task or options.recipe):
+        raise UsageError(
+            "What to do is not said: pass a --task with a --method, such as --task esc50 --method linear_probe, or a "
+            f"--recipe FILE.yaml. The tasks are: {', '.join(sorted(tasks()))}; the methods: "
+            f"{', '.join(sorted(methods()))}."
+        )
+    own = [own_recipe(given) for given in options.recipe]
+    return own + [row_of(task, method) for task in options.task for method in options.method]
 
 
-def folds_of(recipe: str) -> Sequence[int | None]:
-    """The folds of a recipe's data, or a single None where it has none or the recipe chooses."""
-    class_path, arguments = named_class(recipe, "data")
-    folds: Sequence[int | None] = (None,) if "fold" in arguments else getattr(find_class(class_path), "folds", (None,))
-    return folds
+def chosen_parts(recipes: Sequence[Recipe], more: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """What options for every run choose of the data, such as `--data.scene market`, and the other options.
 
-
-def subcommand_of(recipe: str) -> str:
-    """`fit`, or `test` for a method that trains nothing."""
-    class_path, _ = named_class(recipe, "model")
-    return "fit" if find_method(class_path).needs_training else "test"
+    Returns:
+        Values by argument of the data module; what is left of ``more``.
+    """
+    parser = CommandParser("evaluate", add_help=False)
+    for name in {name for recipe in recipes for name in recipe.variants}:
+        parser.add_argument(f"--data.{name}", f"--data.init_args.{name}", action="append", default=[], dest=name)
+    chosen, others = parser.parse_known_args(more)
+    return {name: values for name, values in vars(chosen).items() if values}, others
 
 
 def weights_of(options: argparse.Namespace) -> list[Weights]:
@@ -232,19 +243,16 @@ def weights_of(options: argparse.Namespace) -> list[Weights]:
     return rows
 
 
-def all_runs(options: argparse.Namespace, root: Path) -> Iterator[EvaluationRun]:
-    """Every recipe, all weights, all folds."""
+def all_runs(
+    options: argparse.Namespace, recipes: Sequence[Recipe], chosen: Mapping[str, Sequence[str]], root: Path
+) -> Iterator[EvaluationRun]:
+    """Every recipe, all weights, all parts of the data or those that are chosen."""
     rows = weights_of(options)
-    for given in options.recipe:
-        recipe = locate(given)
-        folds, subcommand = folds_of(recipe), subcommand_of(recipe)
-        wanted = [fold for fold in folds if fold is None or options.folds is None or fold in options.folds]
-        unknown = [] if None in folds else [fold for fold in options.folds or [] if fold not in folds]
-        if unknown:
-            raise UsageError(f"--folds {unknown[0]}: {given} has the folds {', '.join(map(str, folds))}.")
+    for recipe in recipes:
+        parts, subcommand = recipe.parts(chosen, options.folds), recipe.subcommand
         for weights in rows:
-            for fold in wanted:
-                yield EvaluationRun(recipe, weights, fold, root, subcommand, tuple(options.user_classes))
+            for part in parts:
+                yield EvaluationRun(recipe, weights, part, root, subcommand, tuple(options.user_classes))
 
 
 def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
@@ -258,9 +266,8 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
         other = by_folder.setdefault(evaluation.folder, evaluation)
         if other is not evaluation:
             raise UsageError(
-                f"{other.recipe} for {other.weights.label} and {evaluation.recipe} for {evaluation.weights.label} "
-                f"would both be in {evaluation.folder}. Name every recipe once, and give files and checkpoints names "
-                "that differ in more than spaces and signs."
+                f"{other} and {evaluation} would both be in {evaluation.folder}. Name every task, method and recipe "
+                "once, and give files and checkpoints names that differ in more than spaces and signs."
             )
     own = {option for evaluation in runs for option in evaluation.options()}
     for word in more:
@@ -268,7 +275,7 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
         if option in own:
             raise UsageError(
                 f"{option} cannot be given for every run, because evaluate sets it: --checkpoint chooses the weights "
-                "and their names, --random adds random weights, --folds chooses folds, --output the folder."
+                "and their names, --random adds random weights, --output chooses the folder."
             )
         if option.startswith(("--model.frontend", "--model.encoder")) and any(
             evaluation.weights.is_baseline for evaluation in runs
@@ -308,7 +315,9 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     """All runs that are not finished, and the report of all; see :func:`main`."""
     from sslam.commands.report import report
 
-    runs = list(all_runs(options, root))
+    recipes = recipes_of(options)
+    chosen, more = chosen_parts(recipes, more)
+    runs = list(all_runs(options, recipes, chosen, root))
     check_runs(runs, more)
     failures: list[int] = []
     for number, evaluation in enumerate(runs, start=1):
