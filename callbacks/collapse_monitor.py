@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from sslam.checks import at_least
 from sslam.metrics import Moments
 
 
@@ -58,15 +59,8 @@ class CollapseMonitor(pl.Callback):
         every_n_steps: int = 50,
         stop: bool = False,
     ) -> None:
-        for name, value, lowest in [
-            ("min_target_std", min_target_std, 0),
-            ("min_prediction_std", min_prediction_std, 0),
-            ("patience", patience, 1),
-            ("start_step", start_step, 0),
-            ("every_n_steps", every_n_steps, 1),
-        ]:
-            if value < lowest:
-                raise ValueError(f"CollapseMonitor got {name}={value}; it must be at least {lowest}.")
+        at_least(0, min_target_std=min_target_std, min_prediction_std=min_prediction_std, start_step=start_step)
+        at_least(1, patience=patience, every_n_steps=every_n_steps)
         self.thresholds = {"target": min_target_std, "prediction": min_prediction_std}
         self.patience = patience
         self.start_step = start_step

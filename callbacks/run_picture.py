@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from sslam.checks import at_least
 from sslam.run_folder import required_run_folder
 
 
@@ -35,10 +36,7 @@ class RunPicture(pl.Callback):
     tag: str
 
     def __init__(self, every_n_steps: int | None = 5000, at_end: bool = True) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(
-                f"every_n_steps must be at least 1, or None for no picture before the end, got {every_n_steps}."
-            )
+        at_least(1, every_n_steps=every_n_steps)
         self.every_n_steps = every_n_steps
         self.at_end = at_end
         self._last_step = 0

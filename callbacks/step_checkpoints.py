@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 
+from sslam.checks import at_least
 from sslam.run_folder import required_run_folder
 
 
@@ -23,9 +24,7 @@ class StepCheckpoints(pl.Callback):
     """
 
     def __init__(self, steps: Sequence[int] = (0, 500, 5000), at_end: bool = True) -> None:
-        for step in steps:
-            if step < 0:
-                raise ValueError(f"steps must be 0 or more, got {step}.")
+        at_least(0, steps=min(steps, default=None))
         self.steps = frozenset(steps)
         self.at_end = at_end
 

@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm, convert_inf
 from lightning.pytorch.core.optimizer import _MockOptimizer
 
+from sslam.checks import at_least
+
 
 class TrainingProgress(TQDMProgressBar):
     """One bar for the whole run: ``stage 1/2 (masked latents): 1234/600000 [02:10<17:31:02, 9.49it/s, loss=1.02]``.
@@ -33,8 +35,7 @@ class TrainingProgress(TQDMProgressBar):
 
     def __init__(self, refresh_rate: int = 1, seconds_between_lines: float = 30.0) -> None:
         super().__init__(refresh_rate=refresh_rate)
-        if seconds_between_lines < 0:
-            raise ValueError(f"seconds_between_lines must be >= 0, got {seconds_between_lines}.")
+        at_least(0, seconds_between_lines=seconds_between_lines)
         self.seconds_between_lines = seconds_between_lines
         self._writes_lines = False
         self._first_step = 0

@@ -12,11 +12,12 @@ from numpy.typing import ArrayLike
 from scipy.sparse import csr_array
 
 from data_modules.base import require_folder
-from data_modules.folder import check_fraction, is_held_out
+from data_modules.folder import is_held_out
 from data_modules.labelled import LabelledDataModule
 from data_modules.listing import ClipTable, label_matrix
 from data_modules.metadata import class_column, read_table, require_file
 from sslam.audio_files import audio_files_below
+from sslam.checks import within
 
 REMEDY = "Pass --data.metadata with the folder of the official CSV files."
 CLASSES_FILE = "class_labels_indices.csv"
@@ -131,7 +132,7 @@ class AudioSetDataModule(LabelledDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_fraction(val_fraction)
+        within(0, 1, "[)", val_fraction=val_fraction)
         self.root = root
         self.metadata = metadata
         self.subset = subset

@@ -24,6 +24,7 @@ from data_modules.bad_files import BadFileLog
 from data_modules.listing import Listing
 from data_modules.sampler import ClipLoader, EvaluationSampler, Request, TrainingLoader, TrainingSampler
 from sslam.audio import MIN_SECONDS, SAMPLE_RATE, AudioFileError, FileProblem, decode_audio
+from sslam.checks import at_least
 from sslam.run_folder import run_folder
 
 MAX_CLIP_SECONDS = 120.0  # the encoders' table of positions ends there
@@ -205,17 +206,13 @@ class AudioDataModule(pl.LightningDataModule):
         training_augmentation: bool = True,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
-        if num_workers is not None and num_workers < 0:
-            raise ValueError(f"num_workers must be 0 (read in the main process) or more, got {num_workers}.")
+        at_least(1, batch_size=batch_size)
+        at_least(0, num_workers=num_workers, seed=seed)
         if not MIN_SECONDS <= clip_seconds <= MAX_CLIP_SECONDS:
             raise ValueError(
                 f"clip_seconds must lie between {MIN_SECONDS} (one window of the front end) and "
                 f"{MAX_CLIP_SECONDS:.0f} s (the longest clip the encoders take), got {clip_seconds}."
             )
-        if seed < 0:
-            raise ValueError(f"seed must not be negative, got {seed}.")
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.clip_seconds = clip_seconds

@@ -8,17 +8,12 @@ from typing import Any
 from data_modules.base import AudioDataModule, AudioFileDataset, require_folder
 from sslam.audio import AUDIO_EXTENSIONS
 from sslam.audio_files import audio_files_below
+from sslam.checks import within
 
 
 def is_held_out(name: str, fraction: float) -> bool:
     """Whether a hash of the name falls into the held-out share: the same wherever the name occurs."""
     return int.from_bytes(blake2b(os.fsencode(name), digest_size=8).digest(), "big") < fraction * 2**64
-
-
-def check_fraction(val_fraction: float) -> None:
-    """Raises a ValueError if the held-out share does not lie in [0, 1)."""
-    if not 0 <= val_fraction < 1:
-        raise ValueError(f"val_fraction must be at least 0 and below 1, got {val_fraction}.")
 
 
 def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
@@ -36,7 +31,7 @@ def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: If the fraction is out of range or leaves one side without files.
     """
-    check_fraction(fraction)
+    within(0, 1, "[)", val_fraction=fraction)
     if fraction == 0:
         return names, []
     parts: tuple[list[str], list[str]] = ([], [])

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from data_modules.base import STAGE_SPLITS, AudioDataModule, AudioFileDataset
 from data_modules.listing import ClipTable, take_stock
 from data_modules.sampler import TrainingSampler
+from sslam.checks import within
 
 
 class LabelledDataModule(AudioDataModule):
@@ -34,11 +35,7 @@ class LabelledDataModule(AudioDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        if not 0 < max_missing_fraction <= 1:
-            raise ValueError(
-                f"max_missing_fraction must be greater than 0 and at most 1 (all may be missing but one), got "
-                f"{max_missing_fraction}."
-            )
+        within(0, 1, "(]", max_missing_fraction=max_missing_fraction)
         if balanced_sampling and draws_per_epoch is None:
             raise ValueError(
                 "balanced_sampling needs the number of clips in an epoch: pass --data.draws_per_epoch, fewer than "

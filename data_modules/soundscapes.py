@@ -18,6 +18,7 @@ from data_modules.listing import Listing
 from data_modules.sampler import Request
 from data_modules.sound_events import CLASS_NAMES, SOUND_EVENTS, colored_noise
 from sslam.audio import SAMPLE_RATE, Waveform
+from sslam.checks import at_least
 
 FADE = np.linspace(0, 1, 160, dtype=np.float32)  # 10 ms: an event does not start with a click
 MIN_EVENT_SECONDS = 0.03
@@ -248,13 +249,8 @@ class SoundscapesDataModule(AudioDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        for name, value, least in (
-            ("num_train_scenes", num_train_scenes, 1),
-            ("num_val_scenes", num_val_scenes, 0),
-            ("num_test_scenes", num_test_scenes, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        at_least(1, num_train_scenes=num_train_scenes, num_test_scenes=num_test_scenes)
+        at_least(0, num_val_scenes=num_val_scenes)
         self.num_train_scenes = num_train_scenes
         self.num_val_scenes = num_val_scenes
         self.num_test_scenes = num_test_scenes

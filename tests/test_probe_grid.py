@@ -193,7 +193,7 @@ def test_best__of_equal_ones_the_first_and_never_nan() -> None:
         ({"epochs": 0}, r"epochs must be at least 1, got 0\."),
         ({"batch_size": 0}, r"batch_size must be at least 1, got 0\."),
         ({"selection_folds": 1}, r"selection_folds must be at least 2, got 1\."),
-        ({"hidden_width": 0}, "hidden_width must be at least 1, or null for a linear head, got 0."),
+        ({"hidden_width": 0}, "hidden_width must be at least 1, got 0."),
         ({"selection_fraction": 1.0}, "selection_fraction must be between 0 and 1, both excluded, got 1.0."),
         ({"normalisation": "l2"}, "standardise needs LayerNorm, .* Set standardise to false, or"),
     ],

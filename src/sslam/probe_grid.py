@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from sslam.checks import at_least, within
 from sslam.losses import ClassificationLoss
 from sslam.metrics import ClassificationMetrics
 from sslam.networks.audio_vit import LAYER_NORM_EPS
@@ -94,15 +95,9 @@ class ProbeGrid:
     def __post_init__(self) -> None:
         if not self.learning_rates or min(self.learning_rates) <= 0:
             raise ValueError(f"learning_rates must be one or more positive numbers, got {list(self.learning_rates)}.")
-        for name, least in (("epochs", 1), ("batch_size", 1), ("selection_folds", 2)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}.")
-        if self.hidden_width is not None and self.hidden_width < 1:
-            raise ValueError(f"hidden_width must be at least 1, or null for a linear head, got {self.hidden_width}.")
-        if self.selection_fraction is not None and not 0 < self.selection_fraction < 1:
-            raise ValueError(
-                f"selection_fraction must be between 0 and 1, both excluded, got {self.selection_fraction}."
-            )
+        at_least(1, epochs=self.epochs, batch_size=self.batch_size, hidden_width=self.hidden_width)
+        at_least(2, selection_folds=self.selection_folds)
+        within(0, 1, "()", selection_fraction=self.selection_fraction)
         if self.standardise and self.normalisation == "l2":
             raise ValueError(
                 "standardise needs LayerNorm, whose gain and offset it sets, and normalisation is l2. Set standardise "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sslam.checks import at_least
 from sslam.optim import warmup_cosine
 
 
@@ -59,12 +60,8 @@ class Stage:
     name: str = "mixtures"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.num_clones < 1:
-            raise ValueError(
-                f"A stage needs at least 1 step and 1 clone, got steps={self.steps} and num_clones={self.num_clones}."
-            )
-        if self.learning_rate < 0:
-            raise ValueError(f"learning_rate must be at least 0, got {self.learning_rate}.")
+        at_least(1, steps=self.steps, num_clones=self.num_clones)
+        at_least(0, learning_rate=self.learning_rate)
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(
                 f"warmup_steps must be between 0 and the stage's steps, got warmup_steps={self.warmup_steps} "

@@ -116,7 +116,7 @@ def test_pretraining_picture__is_sent_to_tensorboard(tiny_sslam: Any, clips: Any
 
 
 def test_pretraining_picture__every_n_steps_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, or None"):
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
         PretrainingPicture(every_n_steps=0)
 
 

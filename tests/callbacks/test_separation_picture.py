@@ -86,7 +86,7 @@ def test_separation_picture__is_sent_to_tensorboard(fit: Any, tmp_path: Path) ->
 
 
 def test_separation_picture__every_n_steps_must_be_positive() -> None:
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, or None"):
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
         SeparationPicture(every_n_steps=0)
 
 

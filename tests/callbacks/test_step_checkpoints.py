@@ -34,5 +34,5 @@ def test_step_checkpoints__of_accumulated_batches_are_kept_at_the_step(
 
 
 def test_step_checkpoints__refuses_steps_before_the_start() -> None:
-    with pytest.raises(ValueError, match="steps must be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="steps must be at least 0, got -1"):
         StepCheckpoints([0, -1])

@@ -71,5 +71,5 @@ def test_training_progress__a_resumed_run_starts_at_its_step(
 
 
 def test_training_progress__negative_seconds_are_refused() -> None:
-    with pytest.raises(ValueError, match="seconds_between_lines must be >= 0, got -1"):
+    with pytest.raises(ValueError, match="seconds_between_lines must be at least 0, got -1"):
         TrainingProgress(seconds_between_lines=-1)

@@ -161,7 +161,7 @@ def test_audioset__wrong_folders_and_fractions_are_clear_errors(audioset: Path) 
         make_data(audioset / "nowhere").setup("test")
     with pytest.raises(ValueError, match="AudioSet metadata folder 'nowhere' does not exist. Pass --data.metadata"):
         make_data(audioset, metadata="nowhere").setup("test")
-    with pytest.raises(ValueError, match="val_fraction must be at least 0 and below 1, got 1"):
+    with pytest.raises(ValueError, match="val_fraction must be at least 0 and less than 1, got 1"):
         make_data(audioset, val_fraction=1)
     with pytest.raises(ValueError, match="lists no clip for validation"):
         make_data(audioset, val_fraction=1e-9).setup("fit")

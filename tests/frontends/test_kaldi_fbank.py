@@ -103,7 +103,7 @@ def test_kaldi_fbank__clips_of_another_length_than_the_frames_are_pointed_out() 
 
 
 def test_kaldi_fbank__bad_values_are_refused() -> None:
-    with pytest.raises(ValueError, match="std must be > 0, got 0"):
+    with pytest.raises(ValueError, match="std must be greater than 0, got 0"):
         KaldiFbank(std=0)
     with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
         KaldiFbank(num_frames=0)

@@ -154,8 +154,8 @@ def test_log_mel__clips_of_another_length_than_the_frames_are_pointed_out() -> N
     [
         ({"num_frames": 0}, "num_frames must be at least 1, got 0."),
         ({"num_mel_bins": 0}, "num_mel_bins must be at least 4, got 0."),
-        ({"std": 0.0}, "std must be > 0, got 0.0."),
-        ({"log_offset": 0.0}, "log_offset must be > 0, got 0.0."),
+        ({"std": 0.0}, "std must be greater than 0, got 0.0."),
+        ({"log_offset": 0.0}, "log_offset must be greater than 0, got 0.0."),
         ({"low_frequency": 8000.0}, r"half the sample rate \(8000 Hz\), got 8000 and 7500 Hz."),
         ({"high_frequency": 9000.0}, "low_frequency must be below high_frequency, and both between 0 and half"),
     ],

@@ -116,5 +116,5 @@ def test_nt_xent_loss__mistakes() -> None:
     with pytest.raises(ValueError, match=r"must be of one shape \(clips, width\), got \(4, 8, 1\)"):
         nt_xent_loss(torch.ones(4, 8, 1), torch.ones(4, 8, 1))
     for temperature in (0.0, -0.3, math.nan):
-        with pytest.raises(ValueError, match=f"temperature must be greater than 0, got {temperature}. Published: 0.3."):
+        with pytest.raises(ValueError, match=f"temperature must be greater than 0, got {temperature}."):
             NTXent(temperature)

@@ -176,7 +176,7 @@ def test_tdcn__architecture_builds_the_same_shapes() -> None:
     [
         ({"num_sources": 0}, "num_sources must be at least 1, got 0."),
         ({"num_blocks": 0}, "num_blocks must be at least 1, got 0."),
-        ({"sample_rate": 800}, "sample_rate must be at least 1600 Hz, so that a frame has samples, got 800."),
+        ({"sample_rate": 800}, "sample_rate must be at least 1600, got 800."),
         (
             {"consistency": "magnitude"},
             "consistency must be one of pred_source, magsq, uniform, none, got 'magnitude'.",

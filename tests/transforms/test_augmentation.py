@@ -99,7 +99,7 @@ def test_augmentation__draws_depend_on_the_key_alone() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"mixup_alpha": -1.0}, r"mixup_alpha must be at least 0 \(0 for none\), got -1\.0\."),
+        ({"mixup_alpha": -1.0}, r"mixup_alpha must be at least 0, got -1\.0\."),
         ({"mask_ratio": 1.5}, r"mask_ratio must be between 0 and 1, got 1\.5\."),
         ({"mixup_probability": -0.1}, r"mixup_probability must be between 0 and 1, got -0\.1\."),
     ],

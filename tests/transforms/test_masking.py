@@ -74,7 +74,7 @@ def test_masking__blocks_grow_around_their_centre(block_size: int) -> None:
 def test_masking__bad_values_are_refused() -> None:
     with pytest.raises(ValueError, match="mask_ratio must be between 0 and 1, both excluded, got 1.0"):
         InverseBlockMasking(mask_ratio=1.0)
-    with pytest.raises(ValueError, match="block_size must be at least 1 patch, got 0"):
+    with pytest.raises(ValueError, match="block_size must be at least 1, got 0"):
         InverseBlockMasking(block_size=0)
     with pytest.raises(ValueError, match="keeps 0 of 4 patches"):
         InverseBlockMasking()(1, (2, 2), torch.Generator())

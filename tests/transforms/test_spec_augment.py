@@ -184,9 +184,9 @@ def test_spec_augment__never_waits_for_the_device() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"time_warp": -1}, r"time_warp must be at least 0 \(0 for none\), got -1\."),
-        ({"num_time_masks": -2}, r"num_time_masks must be at least 0 \(0 for none\), got -2\."),
-        ({"frequency_mask_width": -3}, r"frequency_mask_width must be at least 0 \(0 for none\), got -3\."),
+        ({"time_warp": -1}, r"time_warp must be at least 0, got -1\."),
+        ({"num_time_masks": -2}, r"num_time_masks must be at least 0, got -2\."),
+        ({"frequency_mask_width": -3}, r"frequency_mask_width must be at least 0, got -3\."),
     ],
 )
 def test_spec_augment__refuses_values_out_of_range(arguments: dict[str, int], message: str) -> None:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.compliance.kaldi import get_mel_banks
 
+from sslam.checks import at_least, at_most, positive, within
 from sslam.rebuildable import Rebuildable
 
 
@@ -31,18 +32,12 @@ class Frontend(Rebuildable):
 
     def __init__(self, num_frames: int, num_mel_bins: int, mean: float, std: float, sample_rate: int) -> None:
         super().__init__()
-        if not std > 0:  # which NaN is not either
-            raise ValueError(f"std must be > 0, got {std}.")
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be at least 1, got {num_frames}.")
-        if num_mel_bins < 4:
-            raise ValueError(f"num_mel_bins must be at least 4, got {num_mel_bins}.")
-        if not 1000 <= sample_rate <= 768_000:
-            raise ValueError(f"sample_rate must be between 1000 and 768000 Hz, got {sample_rate}.")
-        limits = {"num_frames": (num_frames, 1e6), "num_mel_bins": (num_mel_bins, 4096), "mean": (abs(mean), 1e6)}
-        for name, (value, limit) in (limits | {"std": (std, 1e6)}).items():
-            if not value <= limit:
-                raise ValueError(f"{name} must be at most {limit:g}, got {value}.")
+        positive(std=std)
+        at_least(1, num_frames=num_frames)
+        at_least(4, num_mel_bins=num_mel_bins)
+        within(1000, 768_000, sample_rate=sample_rate)
+        at_most(1e6, num_frames=num_frames, mean=abs(mean), std=std)
+        at_most(4096, num_mel_bins=num_mel_bins)
         self.num_frames = num_frames
         self.num_mel_bins = num_mel_bins
         self.mean = mean

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslam.checks import positive
 from sslam.frontends.base import Frontend
 
 
@@ -50,8 +51,7 @@ class LogMel(Frontend):
         log_offset: float = 0.001,
     ) -> None:
         super().__init__(num_frames, num_mel_bins, mean, std, sample_rate)
-        if not log_offset > 0:
-            raise ValueError(f"log_offset must be > 0, got {log_offset}.")
+        positive(log_offset=log_offset)
         if not 0 <= low_frequency < high_frequency <= sample_rate / 2:
             raise ValueError(
                 f"low_frequency must be below high_frequency, and both between 0 and half the sample rate "

@@ -8,6 +8,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from sslam.checks import within
+
 
 class ClassificationLoss(nn.Module):
     """Base of the losses that a classifier can be given.
@@ -72,8 +74,7 @@ class CrossEntropy(ClassificationLoss):
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and less than 1, got {label_smoothing}.")
+        within(0, 1, "[)", label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
     def forward(self, logits_BC: Tensor, labels_BC: Tensor) -> Tensor:

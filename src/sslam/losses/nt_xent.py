@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslam.checks import positive
 from sslam.losses.gathering import all_gather_with_gradient
 
 # Below this norm a vector is shortened rather than normalised, which bounds the gradient where a head gives zeros.
@@ -69,8 +70,7 @@ class NTXent(nn.Module):
 
     def __init__(self, temperature: float = 0.3, gather_negatives: bool = False) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be greater than 0, got {temperature}. Published: 0.3.")
+        positive(temperature=temperature)
         self.temperature = temperature
         self.gather_negatives = gather_negatives
 

@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from sslam.checkpoints.architecture import Network, statement
+from sslam.checks import at_least
 from sslam.losses import ClassificationLoss
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import ClassificationMetrics, ClassificationResults
@@ -65,8 +66,7 @@ class Classifier(EvaluatedEncoder):
     # ---- the heads --------------------------------------------------------------------------------------------------
 
     def _make_heads(self, num_classes: int) -> None:
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
+        at_least(2, num_classes=num_classes)
         self.num_classes = num_classes
         seeds: list[int] | list[None] = self.seeds or [None]
         first, *others = (self.new_head(self.width, num_classes, seed) for seed in seeds)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from sslam.checkpoints.provenance import read_encoder
+from sslam.checks import within
 from sslam.frontends import Frontend
-from sslam.methods.method import Method
+from sslam.methods.method import Method, require_same_mel_bins
 from sslam.metrics import ClassificationResults, RetrievalResults
 from sslam.networks import Encoder
 from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
@@ -64,8 +65,7 @@ class EvaluatedEncoder(Method):
                 "An evaluation needs an encoder, and one only: give initial_checkpoint, a file (with weights random "
                 "for its architecture alone), or encoder."
             )
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be at least 0 and less than 1, got {drop_path}.")
+        within(0, 1, "[)", drop_path=drop_path)
         self.whole_clips = whole_clips or frontend is None
         self.provenance: dict[str, Any]
         """Where the encoder comes from; a run that goes on keeps what it began with."""
@@ -80,11 +80,7 @@ class EvaluatedEncoder(Method):
             self.provenance = {"label": label, "weights": weights_of_it, "path": None, "sha256": None}
         if frontend is None:
             raise ValueError("An encoder that is given needs a frontend too, such as sslam.frontends.LogMel.")
-        if frontend.num_mel_bins != encoder.num_mel_bins:
-            raise ValueError(
-                f"The front end's num_mel_bins must be the encoder's {encoder.num_mel_bins}, "
-                f"got {frontend.num_mel_bins}. Give both the same."
-            )
+        require_same_mel_bins(frontend, encoder)
         self.frontend = frontend
         self.encoder = encoder
         self.pooling = pooling

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslam.checks import positive, within
 from sslam.methods.classifier import Classifier
 from sslam.networks.heads import ClassifierHead
 from sslam.optim import layer_decayed_groups, warmup_cosine
@@ -58,12 +59,9 @@ class FineTune(Classifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(ClassifierHead, seeds, drop_path=drop_path, **kwargs)
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
-        if not 0 <= warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must be at least 0 and less than 1, got {warmup_fraction}.")
-        if not 0 < layer_decay <= 1:
-            raise ValueError(f"layer_decay must be greater than 0 and at most 1, got {layer_decay}.")
+        positive(learning_rate=learning_rate)
+        within(0, 1, "[)", warmup_fraction=warmup_fraction)
+        within(0, 1, "(]", layer_decay=layer_decay)
         if seeds is not None and not freeze_encoder:
             raise ValueError(f"seeds need a frozen encoder, got {list(seeds)}. Set freeze_encoder, or give no seeds.")
         self.augmentation = augmentation

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints import load_separator
+from sslam.checks import at_least, positive
 from sslam.losses import mixit_loss
 from sslam.methods.method import Method
 from sslam.metrics import LossMeans, MixtureImprovement, SeparationMetrics
@@ -52,12 +53,9 @@ class MixIT(Method):
         user_classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if mixtures_per_sum < 2:
-            raise ValueError(f"mixtures_per_sum must be at least 2, got {mixtures_per_sum}.")
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
-        if halving_steps < 1:
-            raise ValueError(f"halving_steps must be at least 1, got {halving_steps}.")
+        at_least(2, mixtures_per_sum=mixtures_per_sum)
+        positive(learning_rate=learning_rate)
+        at_least(1, halving_steps=halving_steps)
         if separator is None and initial_checkpoint is None:
             raise ValueError(
                 "There is no separator. Give separator, such as sslam.networks.TDCN, or initial_checkpoint to take the "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sslam.checks import at_least
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import RetrievalMetrics, RetrievalResults
 
@@ -31,8 +32,7 @@ class QueryByExample(EvaluatedEncoder):
 
     def __init__(self, examples_per_class: int = 100, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if examples_per_class < 2:
-            raise ValueError(f"examples_per_class must be at least 2, to have a pair, got {examples_per_class}.")
+        at_least(2, examples_per_class=examples_per_class)
         self.examples_per_class = examples_per_class
         self.freeze_encoder()
         self.results: RetrievalResults | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
+from sslam.checks import positive
 from sslam.frontends import Frontend
 from sslam.losses import Coincidence, NTXent
 from sslam.methods.method import Method, require_same_mel_bins
@@ -82,8 +83,7 @@ class SeparationContrastive(Method):
             raise ValueError(
                 f"The front end's sample_rate must be the clips' {SAMPLE_RATE} Hz, got {frontend.sample_rate}."
             )
-        if learning_rate <= 0:
-            raise ValueError(f"learning_rate must be greater than 0, got {learning_rate}.")
+        positive(learning_rate=learning_rate)
         require_same_mel_bins(frontend, encoder)
         self.encoder = encoder
         self.frontend = frontend

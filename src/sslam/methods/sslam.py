@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from sslam.checkpoints.loading import load_pretraining_state
+from sslam.checks import at_least, within
 from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
 from sslam.frontends import Frontend
 from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
@@ -110,17 +111,9 @@ class SSLAM(Method):
         super().__init__()
         if not stages:
             raise ValueError("stages is empty; pre-training needs at least one stage.")
-        for name, value in {
-            "cls_loss_weight": cls_loss_weight,
-            "mask_noise_std": mask_noise_std,
-            "weight_decay": weight_decay,
-            "ema_anneal_steps": ema_anneal_steps,
-        }.items():
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0, got {value}.")
-        for name, value in {"ema_decay": ema_decay, "ema_end_decay": ema_end_decay}.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}.")
+        at_least(0, cls_loss_weight=cls_loss_weight, mask_noise_std=mask_noise_std)
+        at_least(0, weight_decay=weight_decay, ema_anneal_steps=ema_anneal_steps)
+        within(0, 1, ema_decay=ema_decay, ema_end_decay=ema_end_decay)
         for stage in stages:
             if stage.cls_target_layers is not None and not 1 <= stage.cls_target_layers <= encoder.depth:
                 raise ValueError(

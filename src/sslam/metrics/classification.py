@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import (
     multilabel_average_precision,
 )
 
+from sslam.checks import at_least
 from sslam.metrics.clips import ClipMetric
 
 UNKNOWN = -1  # polyphony of a clip without onsets
@@ -90,8 +91,7 @@ class ClassificationMetrics(ClipMetric):
     polyphony: list[Tensor]
 
     def __init__(self, num_classes: int, single_label: bool, **kwargs: Any) -> None:
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}.")
+        at_least(2, num_classes=num_classes)
         super().__init__("scores", num_classes, num_classes, **kwargs)
         self.single_label = single_label
         self.add_column("polyphony", torch.zeros(0, dtype=torch.int64))

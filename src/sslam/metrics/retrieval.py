@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sslam.checks import at_least
 from sslam.devices import widest_float
 from sslam.metrics.clips import ClipMetric
 
@@ -188,10 +189,8 @@ class RetrievalMetrics(ClipMetric):
     def __init__(
         self, num_classes: int, width: int, examples_per_class: int | None = 100, seed: int = 0, **kwargs: Any
     ) -> None:
-        if num_classes < 1 or width < 1:
-            raise ValueError(f"num_classes and width must be at least 1, got {num_classes} and {width}.")
-        if examples_per_class is not None and examples_per_class < 2:
-            raise ValueError(f"examples_per_class must be at least 2, to have a pair, got {examples_per_class}.")
+        at_least(1, num_classes=num_classes, width=width)
+        at_least(2, examples_per_class=examples_per_class)
         super().__init__("embeddings", width, num_classes, **kwargs)
         self.examples_per_class = examples_per_class
         self.seed = seed

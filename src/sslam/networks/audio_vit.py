@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
 
+from sslam.checks import at_least
 from sslam.rebuildable import Rebuildable
 
 LAYER_NORM_EPS = 1e-6
@@ -39,6 +40,14 @@ class Encoder(Rebuildable):
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Features (B, L, F) to tokens (B, 1 + P, D): one for the whole clip, then patches, column by column."""
         raise NotImplementedError
+
+    def check_mel_bins(self, features_BLF: Tensor) -> None:
+        """Raises a ValueError if the features have other mel bins than ``num_mel_bins``."""
+        if features_BLF.shape[2] != self.num_mel_bins:
+            raise ValueError(
+                f"The encoder was built for {self.num_mel_bins} mel bins, got features with {features_BLF.shape[2]}. "
+                "Give the front end and the encoder the same num_mel_bins."
+            )
 
 
 def sincos_positions_1d(width: int, num_positions: int) -> Tensor:
@@ -139,8 +148,7 @@ class AudioViT(Encoder):
                 f"num_mel_bins must be a multiple of patch_size, got num_mel_bins={num_mel_bins} and "
                 f"patch_size={patch_size}."
             )
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}.")
+        at_least(1, depth=depth)
         if max_columns * (num_mel_bins // patch_size) * width > MAX_POSITION_NUMBERS:
             raise ValueError(
                 "max_columns x (num_mel_bins / patch_size) x width, the numbers in the table of positions, must be at "
@@ -184,13 +192,9 @@ class AudioViT(Encoder):
             ValueError: If the mel bins differ from ``num_mel_bins`` or the clip is shorter than one patch or longer
                 than ``max_columns`` patches.
         """
-        _, num_frames, num_mel_bins = features_BLF.shape
+        self.check_mel_bins(features_BLF)
+        num_frames = features_BLF.shape[1]
         num_columns, num_rows = self.grid(num_frames)
-        if num_mel_bins != self.num_mel_bins:
-            raise ValueError(
-                f"The encoder was built for {self.num_mel_bins} mel bins, got features with {num_mel_bins}. "
-                "Give the front end and the encoder the same num_mel_bins."
-            )
         if not 1 <= num_columns <= self.max_columns:
             raise ValueError(
                 f"A clip must have between {self.patch_size} and {self.max_columns * self.patch_size} frames for this "

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sslam.checks import at_least
 from sslam.networks.audio_vit import Encoder
 
 
@@ -61,8 +62,7 @@ class CNN14(Encoder):
         num_mel_bins: int = 64,
     ) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"width must be at least 1, got {width}.")
+        at_least(1, width=width)
         if not channels or min(channels) < 1:
             raise ValueError(f"channels must be one or more positive numbers, got {list(channels)}.")
         self.width = width
@@ -94,13 +94,8 @@ class CNN14(Encoder):
         Raises:
             ValueError: If the mel bins differ from ``num_mel_bins`` or there are too few frames for the poolings.
         """
-        _, num_frames, num_mel_bins = features_BLF.shape
-        if num_mel_bins != self.num_mel_bins:
-            raise ValueError(
-                f"The encoder was built for {self.num_mel_bins} mel bins, got features with {num_mel_bins}. "
-                "Give the front end and the encoder the same num_mel_bins."
-            )
-        if num_frames < self.patch_size:
+        self.check_mel_bins(features_BLF)
+        if (num_frames := features_BLF.shape[1]) < self.patch_size:
             raise ValueError(
                 f"A clip must have at least {self.patch_size} frames for the poolings between {self.depth} blocks, got "
                 f"{num_frames}. Use longer crops or give the encoder fewer channels."

@@ -6,6 +6,7 @@ Shape letters: B clips, L frames, F mel bins.
 import torch
 from torch import Tensor, nn
 
+from sslam.checks import at_least
 from sslam.networks.audio_vit import Encoder
 
 
@@ -24,8 +25,7 @@ class MeanFeatures(Encoder):
 
     def __init__(self, num_mel_bins: int = 64) -> None:
         super().__init__()
-        if num_mel_bins < 1:
-            raise ValueError(f"num_mel_bins must be at least 1, got {num_mel_bins}.")
+        at_least(1, num_mel_bins=num_mel_bins)
         self.width = self.num_mel_bins = num_mel_bins
         self.patch_size = 1
         self.depth = 0
@@ -37,9 +37,5 @@ class MeanFeatures(Encoder):
         Raises:
             ValueError: If the mel bins differ from ``num_mel_bins``.
         """
-        if features_BLF.shape[2] != self.num_mel_bins:
-            raise ValueError(
-                f"The encoder was built for {self.num_mel_bins} mel bins, got features with {features_BLF.shape[2]}. "
-                "Give the front end and the encoder the same num_mel_bins."
-            )
+        self.check_mel_bins(features_BLF)
         return torch.cat([features_BLF.mean(dim=1, keepdim=True), features_BLF], dim=1)

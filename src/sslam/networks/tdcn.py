@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from sslam.checks import at_least, at_most
 from sslam.networks.tdcn_operations import NormParameters, norm_conv_norm
 from sslam.rebuildable import Rebuildable
 
@@ -148,21 +149,10 @@ class TDCN(Separator):
         checkpoint_blocks: bool = False,
     ) -> None:
         super().__init__()
-        sizes = {
-            "num_sources": num_sources,
-            "num_basis": num_basis,
-            "width": width,
-            "hidden_width": hidden_width,
-            "num_blocks": num_blocks,
-            "dilation_cycle": dilation_cycle,
-        }
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}.")
-        if sample_rate < 1600:
-            raise ValueError(f"sample_rate must be at least 1600 Hz, so that a frame has samples, got {sample_rate}.")
-        if dilation_cycle > MAX_DILATION_CYCLE:
-            raise ValueError(f"dilation_cycle must be at most {MAX_DILATION_CYCLE}, got {dilation_cycle}.")
+        at_least(1, num_sources=num_sources, num_basis=num_basis, width=width, hidden_width=hidden_width)
+        at_least(1, num_blocks=num_blocks, dilation_cycle=dilation_cycle)
+        at_least(1600, sample_rate=sample_rate)  # so that a frame has samples
+        at_most(MAX_DILATION_CYCLE, dilation_cycle=dilation_cycle)
         if consistency not in get_args(Consistency):
             raise ValueError(f"consistency must be one of {', '.join(get_args(Consistency))}, got {consistency!r}.")
         self.num_sources = num_sources

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sslam.checks import at_least, within
 from sslam.transforms.random_source import RandomSource
 
 
@@ -70,11 +71,8 @@ class Augmentation:
     mask_ratio: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.mixup_alpha < 0:
-            raise ValueError(f"mixup_alpha must be at least 0 (0 for none), got {self.mixup_alpha}.")
-        for name, value in (("mixup_probability", self.mixup_probability), ("mask_ratio", self.mask_ratio)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}.")
+        at_least(0, mixup_alpha=self.mixup_alpha)
+        within(0, 1, mixup_probability=self.mixup_probability, mask_ratio=self.mask_ratio)
 
     def waveforms(self, waveform_BT: Tensor, num_samples_B: Tensor, random: RandomSource) -> Tensor:
         """What is done to waveforms (B, T), before the front end."""

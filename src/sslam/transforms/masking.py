@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sslam.checks import at_least, within
+
 
 class Masks(NamedTuple):
     """What the student sees.
@@ -39,10 +41,8 @@ class InverseBlockMasking:
     """
 
     def __init__(self, mask_ratio: float = 0.8, block_size: int = 5, adjust: float = 0.07) -> None:
-        if not 0 < mask_ratio < 1:
-            raise ValueError(f"mask_ratio must be between 0 and 1, both excluded, got {mask_ratio}.")
-        if block_size < 1:
-            raise ValueError(f"block_size must be at least 1 patch, got {block_size}.")
+        within(0, 1, "()", mask_ratio=mask_ratio)
+        at_least(1, block_size=block_size)
         self.mask_ratio = mask_ratio
         self.block_size = block_size
         self.adjust = adjust

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from sslam.checks import within
+
 
 class PartialMixture(NamedTuple):
     """Mixtures and where they are mixed.
@@ -41,8 +43,7 @@ class PartialMixing:
     """
 
     def __init__(self, window_fraction: float = 240 / 1024) -> None:
-        if not 0 < window_fraction < 0.25:
-            raise ValueError(f"window_fraction must be between 0 and 0.25, both excluded, got {window_fraction}.")
+        within(0, 0.25, "()", window_fraction=window_fraction)
         self.window_fraction = window_fraction
 
     def draw_windows(self, num_columns: int, generator: torch.Generator) -> tuple[int, int, int]:

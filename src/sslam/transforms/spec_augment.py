@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sslam.checks import at_least
 from sslam.transforms.augmentation import band_mask
 
 
@@ -69,9 +70,7 @@ class SpecAugment:
     time_warp: int = 8
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value < 0:
-                raise ValueError(f"{name} must be at least 0 (0 for none), got {value}.")
+        at_least(0, **vars(self))
 
     def __call__(self, features_BLF: Tensor, generator: torch.Generator) -> Tensor:
         """Augmented features, a new tensor (B, L, F).
