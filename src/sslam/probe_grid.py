@@ -9,11 +9,11 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from sslam.checks import at_least, within
@@ -170,12 +170,9 @@ class ProbeGrid:
                     for replica, rows_N in enumerate(rows_RN):
                         stack.standardise(replica, clips.embedding_NW[rows_N])
             groups = [
-                {"params": parameters, "lr": rate, PEAK: rate, "weight_decay": decay}
+                group | {"lr": rate, PEAK: rate}
                 for stack, rate in zip(stacks, learning_rates, strict=True)
-                for parameters, decay in (
-                    (stack.matrices(), self.weight_decay),
-                    (stack.vectors(), 0.0 if self.weight_decay_exempt_1d else self.weight_decay),
-                )
+                for group in stack.groups(self.weight_decay, self.weight_decay_exempt_1d)
             ]
             optimizer = torch.optim.AdamW(groups, betas=self.betas, eps=1e-8, fused=True)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
@@ -223,16 +220,13 @@ class StackedHeads:
 
     def __init__(self, heads: Sequence[ClassifierHead]) -> None:
         self.initial = heads
-        self.is_matrix = {name: parameter.ndim > 1 for name, parameter in heads[0].named_parameters()}
-        self.parameters: dict[str, nn.Parameter] = {}
-        """Matrices (R, ...) and vectors (R, 1, ...), so that these broadcast over clips, by their name in a head."""
-        for name, is_matrix in self.is_matrix.items():
-            stack = torch.stack([head.get_parameter(name).detach() for head in heads])
-            self.parameters[name] = nn.Parameter(stack if is_matrix else stack.unsqueeze(1))
+        self.parameters = torch.func.stack_module_state(list(heads))[0]
+        """Matrices (R, ...) and vectors (R, ...) by their name in a head."""
 
     def __call__(self, embedding_RBW: Tensor) -> Tensor:
         """Logits (R, B, C) of pooled tokens (R, B, W)."""
-        own = self.parameters
+        # Vectors broadcast over clips.
+        own = {name: stack if stack.ndim > 2 else stack.unsqueeze(1) for name, stack in self.parameters.items()}
         if "fc_norm.weight" in own:
             inputs_RBW = normalise(embedding_RBW) * own["fc_norm.weight"] + own["fc_norm.bias"]
         else:
@@ -241,29 +235,30 @@ class StackedHeads:
             inputs_RBW = F.relu(torch.baddbmm(own["hidden.bias"], inputs_RBW, own["hidden.weight"].mT))
         return torch.baddbmm(own["head.bias"], inputs_RBW, own["head.weight"].mT)
 
-    def matrices(self) -> list[nn.Parameter]:
-        """Parameters that weight decay is for."""
-        return [parameter for name, parameter in self.parameters.items() if self.is_matrix[name]]
-
-    def vectors(self) -> list[nn.Parameter]:
-        """Gains, offsets and biases."""
-        return [parameter for name, parameter in self.parameters.items() if not self.is_matrix[name]]
+    def groups(self, weight_decay: float, exempt_1d: bool) -> list[dict[str, Any]]:
+        """Matrices, and gains, offsets and biases, which ``exempt_1d`` leaves without weight decay."""
+        matrices = [stack for stack in self.parameters.values() if stack.ndim > 2]
+        vectors = [stack for stack in self.parameters.values() if stack.ndim == 2]
+        vector_decay = 0.0 if exempt_1d else weight_decay
+        return [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": vector_decay},
+        ]
 
     @torch.no_grad()
     def standardise(self, replica: int, embedding_NW: Tensor) -> None:
         """Set a norm's gain and offset so that over these clips each of its outputs has mean 0 and deviation 1."""
         deviation_W, mean_W = torch.std_mean(normalise(embedding_NW), dim=0, correction=0)
-        gain_R1W, offset_R1W = self.parameters["fc_norm.weight"], self.parameters["fc_norm.bias"]
+        gain_RW, offset_RW = self.parameters["fc_norm.weight"], self.parameters["fc_norm.bias"]
         # A direction in which clips differ by rounding alone must not be blown up.
-        gain_R1W[replica] = 1 / deviation_W.clamp(min=1e-5)
-        offset_R1W[replica] = -mean_W * gain_R1W[replica]
+        gain_RW[replica] = 1 / deviation_W.clamp(min=1e-5)
+        offset_RW[replica] = -mean_W * gain_RW[replica]
 
     def heads(self) -> list[ClassifierHead]:
         """Single heads with the weights that were learnt here."""
         heads = [copy.deepcopy(head) for head in self.initial]
         for replica, head in enumerate(heads):
-            own = {name: parameter[replica] for name, parameter in self.parameters.items()}
-            head.load_state_dict({name: own[name] if self.is_matrix[name] else own[name][0] for name in own})
+            head.load_state_dict({name: stack[replica] for name, stack in self.parameters.items()})
         return heads
 
 

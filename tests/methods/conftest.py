@@ -1,5 +1,6 @@
 """Labelled tones that a classifier can tell apart, and small classifiers."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,6 +9,7 @@ import torch
 
 from data_modules import AudioDataModule
 from sslam.networks import AudioViT
+from tests.methods.contrastive_method import write_separator
 
 SAMPLES = 16000 * 128 // 100 + 240  # 128 frames
 
@@ -75,3 +77,13 @@ def quiet_trainer() -> type[pl.Trainer]:
             super().__init__(**(arguments | changes))
 
     return QuietTrainer
+
+
+@pytest.fixture
+def separators(tmp_path: Path) -> Path:
+    """A folder with three separators."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    for seed, name in enumerate(("step=00000000", "step=00000500", "end")):
+        write_separator(folder / f"{name}.ckpt", seed)
+    return folder

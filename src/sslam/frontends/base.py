@@ -1,7 +1,9 @@
 """What every front end is. Shape letters: B clips, T samples, L frames, F mel bins, K frequency bins."""
 
+import warnings
 from typing import Self
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchaudio.compliance.kaldi import get_mel_banks
@@ -18,6 +20,7 @@ class Frontend(Rebuildable):
         hop_length: Samples from the beginning of a frame to that of the next one, 10 ms.
         fft_length: Points of the Fourier transform of a frame.
         expects_length: Whether to warn of clips much longer or shorter than ``num_frames``.
+        usual_num_frames: Advice in that warning.
 
     Args:
         num_frames: Frames L of the features.
@@ -29,6 +32,8 @@ class Frontend(Rebuildable):
     Raises:
         ValueError: If a value is out of its range.
     """
+
+    usual_num_frames = "100 for each second"
 
     def __init__(self, num_frames: int, num_mel_bins: int, mean: float, std: float, sample_rate: int) -> None:
         super().__init__()
@@ -69,18 +74,30 @@ class Frontend(Rebuildable):
         # Kaldi gives no weight to the Nyquist bin.
         return F.pad(banks_FK, (0, 1)).T.contiguous()
 
-    def frames_of(self, num_samples: int) -> int:
-        """Frames of a clip of ``num_samples`` samples, at least 1."""
+    def frames_in(self, num_samples: Tensor) -> Tensor:
+        """Frames of clips of ``num_samples`` samples; 0 of those that are too short for any."""
         raise NotImplementedError
 
-    def frames_in(self, num_samples: Tensor) -> Tensor:
-        """:meth:`frames_of` of several clips; 0 of those that are too short for any."""
-        raise NotImplementedError
+    def frames_of(self, num_samples: int) -> int:
+        """Frames of a clip of ``num_samples`` samples, at least 1."""
+        return max(1, int(self.frames_in(torch.tensor(num_samples))))
 
     @property
     def crop_samples(self) -> int:
         """Samples that the frames hear: 15 600 for 96 frames of 25 ms every 10 ms."""
         return self.window_length + (self.num_frames - 1) * self.hop_length
+
+    def _warn_of_other_length(self, num_samples: int) -> None:
+        frames = int(self.frames_in(torch.tensor(num_samples)))
+        # A clip of 1 s fills 98 of the published 128 frames, one of 10 s 998 of 1024.
+        fits = 0.75 * self.num_frames <= frames <= 1.05 * self.num_frames
+        if self.expects_length and not fits and num_samples != self.crop_samples:
+            warnings.warn(
+                f"Clips of {num_samples / self.sample_rate:g} s have {frames} frames, and the front end makes "
+                f"{self.num_frames} of them by {'padding' if frames < self.num_frames else 'cutting off the end'}. "
+                f"Set the front end's num_frames to {self.usual_num_frames}, or change the length of the clips.",
+                stacklevel=3,
+            )
 
     def of_length(self, num_samples: int) -> Self:
         """The same front end with as many frames as clips of ``num_samples`` samples have.

@@ -3,8 +3,6 @@
 Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, K frequency bins.
 """
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -35,6 +33,8 @@ class KaldiFbank(Frontend):
         ValueError: If the standard deviation is not positive, there are no frames, or too few mel bins.
     """
 
+    usual_num_frames = "1024 for 10 s, 512 for 5 s, 128 for 1 s"
+
     def __init__(
         self,
         num_frames: int = 1024,
@@ -49,26 +49,10 @@ class KaldiFbank(Frontend):
         self.mel_banks_KF: Tensor
         self.window_W: Tensor
 
-    def frames_of(self, num_samples: int) -> int:
-        """Whole windows in a clip of ``num_samples`` samples, at least 1: 998 in 10 s."""
-        return max(1, 1 + (num_samples - self.window_length) // self.hop_length)
-
     def frames_in(self, num_samples: Tensor) -> Tensor:
-        """Whole windows in clips of ``num_samples`` samples."""
+        """Whole windows in clips of ``num_samples`` samples: 998 in 10 s."""
         frames = torch.div(num_samples - self.window_length, self.hop_length, rounding_mode="floor") + 1
         return frames.clamp(min=0)
-
-    def _warn_of_other_length(self, num_samples: int) -> None:
-        frames = 1 + (num_samples - self.window_length) // self.hop_length
-        # A clip of 1 s fills 98 of the published 128 frames, one of 10 s 998 of 1024.
-        if not 0.75 * self.num_frames <= frames <= 1.05 * self.num_frames:
-            seconds = num_samples / self.sample_rate
-            warnings.warn(
-                f"Clips of {seconds:g} s have {frames} frames, and the front end makes {self.num_frames} of them by "
-                f"{'padding' if frames < self.num_frames else 'cutting off the end'}. Set the front end's num_frames "
-                "to 1024 for 10 s, 512 for 5 s, 128 for 1 s, or change clip_seconds.",
-                stacklevel=2,
-            )
 
     def log_mel(self, waveform_BT: Tensor) -> Tensor:
         """Kaldi's fbank of waveforms (B, T), T at least one window, before padding and normalising: (B, L', F)."""
@@ -90,8 +74,7 @@ class KaldiFbank(Frontend):
         with torch.autocast(waveform_BT.device.type, enabled=False):
             waveform_BT = waveform_BT.float()
             num_clips, num_samples = waveform_BT.shape
-            if self.expects_length:
-                self._warn_of_other_length(num_samples)
+            self._warn_of_other_length(num_samples)
             if num_samples_B is None:
                 num_samples_B = torch.full((num_clips,), num_samples, device=waveform_BT.device)
             inside_BT = torch.arange(num_samples, device=waveform_BT.device) < num_samples_B[:, None]

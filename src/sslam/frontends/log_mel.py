@@ -3,8 +3,6 @@
 Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, K frequency bins.
 """
 
-import warnings
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,24 +65,9 @@ class LogMel(Frontend):
         self.mel_banks_KF: Tensor
         self.window_W: Tensor
 
-    def frames_of(self, num_samples: int) -> int:
-        """Frames that begin within a clip of ``num_samples`` samples, at least 1: 100 in a second."""
-        return max(1, -(-num_samples // self.hop_length))
-
     def frames_in(self, num_samples: Tensor) -> Tensor:
-        """:meth:`frames_of` of several clips; 0 of an empty one."""
+        """Frames that begin within clips of ``num_samples`` samples: 100 in a second."""
         return torch.div(num_samples + self.hop_length - 1, self.hop_length, rounding_mode="floor")
-
-    def _warn_of_other_length(self, num_samples: int) -> None:
-        frames = -(-num_samples // self.hop_length)  # those that begin within the clip; none of an empty one
-        fits = 0.75 * self.num_frames <= frames <= 1.05 * self.num_frames
-        if not fits and num_samples != self.crop_samples:
-            warnings.warn(
-                f"Clips of {num_samples / self.sample_rate:g} s have {frames} frames, and the front end makes "
-                f"{self.num_frames} of them by {'padding' if frames < self.num_frames else 'cutting off the end'}. "
-                "Set the front end's num_frames to 100 for each second, or change the length of the clips.",
-                stacklevel=3,
-            )
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
         """Waveforms (B, T) of any length to features (B, num_frames, F).
@@ -96,8 +79,7 @@ class LogMel(Frontend):
         with torch.autocast(waveform_BT.device.type, enabled=False):
             waveform_BT = waveform_BT.float()
             num_samples = waveform_BT.shape[1]
-            if self.expects_length:
-                self._warn_of_other_length(num_samples)
+            self._warn_of_other_length(num_samples)
             if num_samples_B is not None:
                 sample_T = torch.arange(num_samples, device=waveform_BT.device)
                 waveform_BT = waveform_BT.masked_fill(sample_T >= num_samples_B[:, None], 0.0)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
 from sslam.checks import within
+from sslam.losses.gathering import num_processes
 
 
 class ClassificationLoss(nn.Module):
@@ -40,12 +41,10 @@ def label_normalised_bce(logits_BC: Tensor, labels_BC: Tensor) -> Tensor:
     """
     total = F.binary_cross_entropy_with_logits(logits_BC.float(), labels_BC.float(), reduction="none").sum(dim=(-2, -1))
     num_labels = labels_BC.float().sum(dim=(-2, -1))
-    num_processes = 1
-    if distributed.is_available() and distributed.is_initialized():
+    if num_processes() > 1:
         distributed.all_reduce(num_labels)
-        num_processes = distributed.get_world_size()
     # A batch may be without any label.
-    return (total / (num_labels.clamp(min=1.0) / num_processes)).sum()
+    return (total / (num_labels.clamp(min=1.0) / num_processes())).sum()
 
 
 class LabelNormalisedBCE(ClassificationLoss):

@@ -76,6 +76,11 @@ class Method(pl.LightningModule):
         """After the last batch, on every process: compute and log ``val/...`` or ``test/...``."""
         raise NotImplementedError
 
+    def log_results(self, split: str, values: Mapping[str, Any], **kwargs: Any) -> None:
+        """Log what every process has found of all clips, as ``val/...`` or ``test/...``."""
+        # Equal on all processes already; sync_dist says so to Lightning.
+        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True, **kwargs)
+
     def on_validation_epoch_start(self) -> None:
         self.start_evaluation()
 

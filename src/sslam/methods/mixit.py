@@ -121,9 +121,7 @@ class MixIT(Method):
         """Log what could be told, over all clips of all processes."""
         found = {"momi": self.mixture_improvement.compute(), **self.separation.compute().scalars()}
         known = {name: value for name, value in found.items() if not math.isnan(value)}
-        values = self.mean_losses.compute() | known
-        # Equal on all ranks already; sync_dist says so to Lightning.
-        self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True)
+        self.log_results(split, self.mean_losses.compute() | known)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Estimates (B, N, T) of clips with their padding, and their ``index``; ``sslam separate`` is for files."""

@@ -50,8 +50,7 @@ class QueryByExample(EvaluatedEncoder):
         # Every process gathers the embeddings of all and computes the same numbers.
         self.results = self._metrics.compute()
         self._metrics = None
-        for name, value in self.results.scalars().items():
-            self.log(f"{split}/{name}", value, prog_bar=True, sync_dist=True)
+        self.log_results(split, self.results.scalars(), prog_bar=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips ``embedding`` (B, W), with the clips' ``index``."""

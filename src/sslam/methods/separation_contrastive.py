@@ -198,9 +198,7 @@ class SeparationContrastive(Method):
 
     def finish_evaluation(self, split: str) -> None:
         """Log the mean over all clips of all processes; every process takes part, also one that has had no clip."""
-        means = self.mean_losses.compute()
-        # Equal on all ranks already; sync_dist says so to Lightning.
-        self.log_dict({f"{split}/{name}": mean for name, mean in means.items()}, sync_dist=True)
+        self.log_results(split, self.mean_losses.compute())
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips ``embedding`` (B, D), with the clips' ``index``."""

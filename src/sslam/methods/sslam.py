@@ -300,8 +300,7 @@ class SSLAM(Method):
                 f"No clip could be evaluated, so there is no {split}/loss. A mixture needs two clips: give more data "
                 "or a larger batch_size."
             )
-        # Equal on all processes already; sync_dist says so to Lightning.
-        self.log_dict({f"{split}/{name}": mean for name, mean in means.items()}, sync_dist=True)
+        self.log_results(split, means)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Embeddings of whole clips: ``cls`` (B, D) and ``mean`` over the patches (B, D), with the clips' ``index``."""

@@ -4,6 +4,7 @@ Shape letters: B clips of a batch, N all clips, C classes, S classes with suppor
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,26 +171,20 @@ def dense_ranks(scores_NC: Tensor) -> Tensor:
 
 def average_precisions(ranks_NC: Tensor, labels_NC: Tensor) -> Tensor:
     """Average precision (C,) in float64; nan for classes without positives, of which torchmetrics would make 0."""
-    average_precision_C = torch.full((labels_NC.shape[1],), math.nan, dtype=torch.float64)
-    if (has_support_C := labels_NC.any(dim=0)).any():
-        ranks_NS, labels_NS = ranks_NC[:, has_support_C], labels_NC[:, has_support_C].int()
-        average_precision_S = multilabel_average_precision(
-            ranks_NS, labels_NS, ranks_NS.shape[1], average=None, thresholds=None, validate_args=False
-        )
-        average_precision_C[has_support_C] = average_precision_S.double()
-    return average_precision_C
+    return _where_defined(labels_NC.any(dim=0), multilabel_average_precision, ranks_NC, labels_NC)
 
 
 def areas_under_curve(ranks_NC: Tensor, labels_NC: Tensor) -> Tensor:
     """Area under the ROC curve (C,) in float64; nan for classes without positives or without negatives."""
-    auc_C = torch.full((labels_NC.shape[1],), math.nan, dtype=torch.float64)
-    if (has_both_C := labels_NC.any(dim=0) & ~labels_NC.all(dim=0)).any():
-        ranks_NS, labels_NS = ranks_NC[:, has_both_C], labels_NC[:, has_both_C].int()
-        auc_S = multilabel_auroc(
-            ranks_NS, labels_NS, ranks_NS.shape[1], average=None, thresholds=None, validate_args=False
-        )
-        auc_C[has_both_C] = auc_S.double()
-    return auc_C
+    return _where_defined(labels_NC.any(dim=0) & ~labels_NC.all(dim=0), multilabel_auroc, ranks_NC, labels_NC)
+
+
+def _where_defined(defined_C: Tensor, metric: Callable[..., Tensor], ranks_NC: Tensor, labels_NC: Tensor) -> Tensor:
+    value_C = torch.full(defined_C.shape, math.nan, dtype=torch.float64)
+    if defined_C.any():
+        ranks_NS, labels_NS = ranks_NC[:, defined_C], labels_NC[:, defined_C].int()
+        value_C[defined_C] = metric(ranks_NS, labels_NS, ranks_NS.shape[1], average=None, validate_args=False).double()
+    return value_C
 
 
 def label_weighted_lrap(scores_NC: Tensor, labels_NC: Tensor) -> float:

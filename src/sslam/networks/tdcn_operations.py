@@ -121,41 +121,39 @@ class LibraryNormConvNorm(torch.autograd.Function):
     def forward(ctx: Any, input_RL: Tensor, weight_R3: Tensor, bias_R1: Tensor, norms: Tensor, dilation: int) -> Tensor:
         ctx.save_for_backward(input_RL, weight_R3, bias_R1, norms)
         ctx.dilation = dilation
-        norm1, norm2 = NormParameters(*norms[:3].split(1)), NormParameters(*norms[3:].split(1))
-        first = _normalise(input_RL.to(weight_R3.dtype), norm1)
+        first = _normalise(input_RL.to(weight_R3.dtype), norms[:3])
         convolved_RL = _convolve(first.output_RL, weight_R3, dilation).add_(bias_R1)
-        return _normalise(convolved_RL, norm2).output_RL.to(input_RL.dtype)
+        return _normalise(convolved_RL, norms[3:]).output_RL.to(input_RL.dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient_RL: Tensor) -> tuple[Tensor | None, ...]:
         input_RL, weight_R3, bias_R1, norms = ctx.saved_tensors
-        norm1, norm2 = NormParameters(*norms[:3].split(1)), NormParameters(*norms[3:].split(1))
         # Forward again, then back through the same steps.
         wide_RL = input_RL.to(weight_R3.dtype)
-        first = _normalise(wide_RL, norm1)
+        first = _normalise(wide_RL, norms[:3])
         convolved_RL = _convolve(first.output_RL, weight_R3, ctx.dilation).add_(bias_R1)
-        second = _normalise(convolved_RL, norm2)
-        gradient_RL, norm2_gradient = _normalise_backward(gradient_RL, convolved_RL, second, norm2)
+        second = _normalise(convolved_RL, norms[3:])
+        gradient_RL, norm2_gradient = _normalise_backward(gradient_RL, convolved_RL, second, norms[3:])
         bias_gradient_R1 = gradient_RL.sum(dim=1, keepdim=True)
         weight_gradient_R3 = _taps_gradient(gradient_RL, first.output_RL, ctx.dilation)
         gradient_RL = _convolve(gradient_RL, weight_R3.flip(1), ctx.dilation)
-        gradient_RL, norm1_gradient = _normalise_backward(gradient_RL, wide_RL, first, norm1)
+        gradient_RL, norm1_gradient = _normalise_backward(gradient_RL, wide_RL, first, norms[:3])
         norms_gradient = torch.cat([norm1_gradient, norm2_gradient])
         return gradient_RL.to(input_RL.dtype), weight_gradient_R3, bias_gradient_R1, norms_gradient, None
 
 
-def _normalise(input_RL: Tensor, parameters: NormParameters) -> Normed:
-    active_RL = F.prelu(input_RL, parameters.slope)
-    rows, frames = active_RL.shape
+def _normalise(input_RL: Tensor, slope_gain_bias: Tensor) -> Normed:
+    rows, frames = input_RL.shape
+    active_RL = F.prelu(input_RL, slope_gain_bias[:1])
     # Every row is a group of its own.
-    gain_R, bias_R = parameters.gain.expand(rows).contiguous(), parameters.bias.expand(rows).contiguous()
+    gain_R, bias_R = slope_gain_bias[1:, None].expand(2, rows).contiguous()
     output, mean, rstd = torch.native_group_norm(active_RL[None], gain_R, bias_R, 1, rows, frames, rows, EPS)
     return Normed(output[0], active_RL, mean, rstd)
 
 
 def _normalise_backward(
-    gradient_RL: Tensor, input_RL: Tensor, normed: Normed, parameters: NormParameters
+    gradient_RL: Tensor, input_RL: Tensor, normed: Normed, slope_gain_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the input (R, L) and of slope, gain and bias (3,)."""
     rows, frames = input_RL.shape
@@ -164,7 +162,7 @@ def _normalise_backward(
         normed.active_RL[None],
         normed.mean,
         normed.rstd,
-        parameters.gain.expand(rows).contiguous(),
+        slope_gain_bias[1].expand(rows).contiguous(),
         1,
         rows,
         frames,
@@ -174,7 +172,7 @@ def _normalise_backward(
     gradient_RL = gradient_RL[0]
     # Minus the gradient at negative inputs, 0 elsewhere; far cheaper than a mask and torch.where.
     lost_RL = torch.ops.aten.threshold_backward(gradient_RL, input_RL, 0.0).sub_(gradient_RL)
-    gradient_RL.addcmul_(lost_RL, 1 - parameters.slope)
+    gradient_RL.addcmul_(lost_RL, 1 - slope_gain_bias[0])
     slope_gradient = lost_RL.mul_(input_RL).sum().neg()
     return gradient_RL, torch.stack([slope_gradient, gain_gradient_R.sum(), bias_gradient_R.sum()])
 
