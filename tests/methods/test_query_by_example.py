@@ -156,7 +156,7 @@ def test_query_by_example__trains_nothing(tones: Any, quiet_trainer: Any) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"examples_per_class": 1}, "examples_per_class must be at least 2, to have a pair, got 1."),
+        ({"examples_per_class": 1}, "examples_per_class must be at least 2, got 1."),
         ({"frontend": None}, "An encoder that is given needs a frontend too, such as sslam.frontends.LogMel."),
         ({"encoder": None}, "An evaluation needs an encoder, and one only"),
         ({"frontend": KaldiFbank()}, "num_mel_bins must be the encoder's 64, got 128."),
