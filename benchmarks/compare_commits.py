@@ -56,8 +56,14 @@ SMOKE_CLASSIFIER = (
     f"--config experiments/overrides/smoke_classifier.yaml {SHORT} --model.encoder null "
     "--model.initial_checkpoint RUNS/sslam/one/checkpoints/last.ckpt --model.frontend.num_frames 128"
 )
-AUGMENTED_PROBE = "experiments/evaluation/recipes/polyphonic_linear.yaml"
-SHALLOW_CLASSIFIER = "experiments/evaluation/recipes/shallow_classifier.yaml"
+METHODS = "experiments/evaluation/methods"
+# Where an older checkout has a file, if not where the newer one has it.
+MOVED = {
+    f"{METHODS}/linear_probe.yaml": "experiments/linear_probe.yaml",
+    f"{METHODS}/fine_tune.yaml": "experiments/fine_tune.yaml",
+    f"{METHODS}/query_by_example.yaml": "experiments/query_by_example.yaml",
+    f"{METHODS}/shallow_classifier.yaml": "experiments/evaluation/recipes/shallow_classifier.yaml",
+}
 # By name: a command line, in which RUNS stands for the folder of the checkout's own runs.
 JOBS = {
     "sslam": "fit --config experiments/pretrain.yaml --config experiments/overrides/smoke.yaml "
@@ -67,14 +73,15 @@ JOBS = {
     "contrastive": "fit --config experiments/contrastive.yaml --config experiments/overrides/smoke_contrastive.yaml "
     f"--data data_modules.SoundscapesDataModule {SHORT} --data.clip_seconds 2 --trainer.callbacks [] "
     "--model.processors.folder RUNS/mixit/one/checkpoints/kept --model.processors.files [end.ckpt]",
-    "linear_probe": f"fit --config experiments/linear_probe.yaml {SMOKE_CLASSIFIER} --model.epochs 3 "
+    "linear_probe": f"fit --config {METHODS}/linear_probe.yaml {SMOKE_CLASSIFIER} --model.epochs 3 "
     "--trainer.max_steps -1",
-    "augmented_probe": f"fit --config {AUGMENTED_PROBE} {SMOKE_CLASSIFIER} --trainer.max_epochs 3 "
+    "augmented_probe": "fit --config experiments/evaluation/recipes/polyphonic_linear.yaml "
+    f"{SMOKE_CLASSIFIER} --trainer.max_epochs 3 "
     "--trainer.max_steps -1",
-    "shallow_classifier": f"fit --config {SHALLOW_CLASSIFIER} {SMOKE_CLASSIFIER} --model.epochs 3 "
+    "shallow_classifier": f"fit --config {METHODS}/shallow_classifier.yaml {SMOKE_CLASSIFIER} --model.epochs 3 "
     "--model.selection_fraction 0.3 --trainer.max_steps -1",
-    "fine_tune": f"fit --config experiments/fine_tune.yaml {SMOKE_CLASSIFIER} --model.learning_rate 1e-3",
-    "retrieval": f"test --config experiments/query_by_example.yaml {SHORT} "
+    "fine_tune": f"fit --config {METHODS}/fine_tune.yaml {SMOKE_CLASSIFIER} --model.learning_rate 1e-3",
+    "retrieval": f"test --config {METHODS}/query_by_example.yaml {SHORT} "
     "--model.initial_checkpoint RUNS/sslam/one/checkpoints/last.ckpt",
 }
 GOING_ON = ("sslam", "mixit", "contrastive", "augmented_probe", "fine_tune")
@@ -93,7 +100,8 @@ def run(checkout: Path, name: str, runs: Path, run_id: str, more: Sequence[str] 
     folder = runs / name / run_id
     if (folder / "done").exists():
         return folder
-    arguments = [word.replace("RUNS", str(runs)) for word in shlex.split(JOBS[name])]
+    words = [word.replace("RUNS", str(runs)) for word in shlex.split(JOBS[name])]
+    arguments = [word if word not in MOVED or (checkout / word).is_file() else MOVED[word] for word in words]
     place = ["--trainer.default_root_dir", str(runs), "--experiment", name, "--run_id", run_id]
     done = subprocess.run(
         [sys.executable, "-m", "sslam", *arguments, *place, *more],
