@@ -115,7 +115,7 @@ def halve(root: dict[str, Any]) -> None:
         ),
         (
             lambda root: root["architecture"]["frontend"]["init_args"].update(log_offset=0.0),
-            "log_offset must be > 0, got 0.0.",
+            "log_offset must be greater than 0, got 0.0.",
         ),
         (
             lambda root: root["architecture"]["encoder"]["init_args"].update(num_mel_bins=2),

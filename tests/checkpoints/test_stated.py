@@ -99,8 +99,8 @@ def test_load_encoder__drop_path_is_for_fine_tuning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"frontend": {"std": 0.0}}, "cannot be built: std must be > 0, got 0.0"),
-        ({"frontend": {"std": float("nan")}}, "std must be > 0, got nan"),
+        ({"frontend": {"std": 0.0}}, "cannot be built: std must be greater than 0, got 0.0"),
+        ({"frontend": {"std": float("nan")}}, "std must be greater than 0, got nan"),
         ({"frontend": {"std": "5.0"}}, "states std = '5.0' for its frontend, which must be float"),
         ({"frontend": {"mean": float("inf")}}, "mean must be at most 1e+06, got inf"),
         ({"frontend": {"mean": 10**400}}, "mean must be at most 1e+06, got 1000"),
@@ -203,7 +203,7 @@ def test_read_checkpoint__a_header_that_was_altered_is_refused(tmp_path: Path) -
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     header["architecture"]["frontend"]["init_args"]["std"] = -1.0
     save_file(tensors, tmp_path / "altered.safetensors", {"sslam": json.dumps(header)})
-    with pytest.raises(CheckpointError, match="std must be > 0, got -1.0"):
+    with pytest.raises(CheckpointError, match="std must be greater than 0, got -1.0"):
         read_checkpoint(tmp_path / "altered.safetensors")
     save_file(tensors, tmp_path / "list.safetensors", {"sslam": "[1]"})
     with pytest.raises(CheckpointError, match="is damaged"):
