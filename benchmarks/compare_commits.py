@@ -54,7 +54,8 @@ SHORT = (
 )
 SMOKE_CLASSIFIER = (
     f"--config experiments/overrides/smoke_classifier.yaml {SHORT} --model.encoder null "
-    "--model.initial_checkpoint RUNS/sslam/one/checkpoints/last.ckpt --model.frontend sslam.frontends.KaldiFbank --model.frontend.num_frames 128"
+    "--model.initial_checkpoint RUNS/sslam/one/checkpoints/last.ckpt --model.frontend sslam.frontends.KaldiFbank "
+    "--model.frontend.num_frames 128"
 )
 METHODS = "experiments/evaluation/methods"
 # Where an older checkout has a file, if not where the newer one has it.
