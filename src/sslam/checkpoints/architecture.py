@@ -33,6 +33,7 @@ ROLES: dict[str, type[Rebuildable]] = {
     "separator": Separator,
     "head": ClassifierHead,
 }
+"""What a checkpoint can state, and the base class of each."""
 PLAIN_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 UserClasses = Iterable[str | type[Rebuildable]]
 """Classes of the user's own, or their import paths, that a checkpoint may name."""
@@ -41,16 +42,16 @@ UserClasses = Iterable[str | type[Rebuildable]]
 def class_path(network_class: type) -> str:
     """Import path of a class, from the outermost package that re-exports it: ``sslam.networks.AudioViT``."""
     name, parts = network_class.__qualname__, network_class.__module__.split(".")
-    packages = (".".join(parts[:end]) for end in range(1, len(parts)))
-    return next(
-        (f"{package}.{name}" for package in packages if getattr(sys.modules[package], name, None) is network_class),
-        f"{network_class.__module__}.{name}",
-    )
+    packages = [".".join(parts[:end]) for end in range(1, len(parts))]
+    outermost = [package for package in packages if getattr(sys.modules.get(package), name, None) is network_class]
+    return f"{[*outermost, network_class.__module__][0]}.{name}"
 
 
 def state_networks(modules: Mapping[str, Rebuildable]) -> dict[str, Any]:
-    """What a checkpoint states of networks, by their role: ``encoder``, ``decoder``, ``frontend``, ``head`` or
-    ``separator``.
+    """What a checkpoint states of networks.
+
+    Args:
+        modules: Networks by their role, one of :data:`ROLES`.
 
     Raises:
         ValueError: If a network's arguments are not plain values.
