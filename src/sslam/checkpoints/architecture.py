@@ -106,7 +106,7 @@ class Network:
         except Exception as error:  # constructors raise anything for what a file may state
             reason = printable(str(error).partition("\n")[0])
             raise CheckpointError(
-                f"The file states a {self.network_class.__name__} that cannot be built: {reason}"
+                f"The {self.network_class.__name__} that the file states cannot be built: {reason}"
             ) from error
 
     def build_empty(self, num_elements: int) -> Any:
@@ -125,7 +125,7 @@ class Network:
             left -= parameter.numel() + 1
             if left < 0:
                 raise CheckpointError(
-                    f"The file states a {self.network_class.__name__} of far more weights than it holds "
+                    f"The {self.network_class.__name__} that the file states has far more weights than the file holds "
                     f"({printable(self.arguments)}). Give a checkpoint that was not altered."
                 )
 
@@ -186,15 +186,17 @@ def _read_network(role: str, base: type[Rebuildable], stated: Any, allowed: Mapp
     network_class = allowed.get(path)
     if network_class is None and path.startswith("sslam."):
         raise CheckpointError(
-            f"The file's {role} is a {printable(path)}, which sslam {__version__} has not. Update sslam."
+            f"The file's {role} is of the class {printable(path)}, which sslam {__version__} has not. Update sslam."
         )
     if network_class is None:
         raise CheckpointError(
-            f"The file's {role} is a {printable(path)}, a class outside sslam, of which nothing was imported. If you "
-            f"trust it, name it in user_classes: {printable(path)}."
+            f"The file's {role} is of the class {printable(path)}, which is not sslam's; nothing of it was imported. "
+            f"If you trust it, name it in user_classes: {printable(path)}."
         )
     if not issubclass(network_class, base):
-        raise CheckpointError(f"The file's {role} is a {printable(path)}, which is no {base.__name__}. Give another.")
+        raise CheckpointError(
+            f"The file's {role} is of the class {printable(path)}, which is no {base.__name__}. Give another."
+        )
     parameters = inspect.signature(network_class).parameters
     for name, value in arguments.items():
         annotation = parameters[name].annotation if name in parameters else None
