@@ -111,7 +111,7 @@ def halve(root: dict[str, Any]) -> None:
         (lambda root: root["state_dict"].update({"extra": torch.zeros(1)}), "1 unknown:\n  extra"),
         (
             lambda root: root["architecture"]["frontend"]["init_args"].update(low_frequency=9e3),
-            "The file states a LogMel that cannot be built: low_frequency must be below high_frequency",
+            "The LogMel that the file states cannot be built: low_frequency must be below high_frequency",
         ),
         (
             lambda root: root["architecture"]["frontend"]["init_args"].update(log_offset=0.0),

@@ -202,5 +202,7 @@ def test_encoders_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="it must have num_mel_bins = 64, as the encoder's"):
         read_checkpoint(path)
     run(path, state, {"encoder": CNN, "frontend": LOG_MEL | {"low_frequency": 9e3}})
-    with pytest.raises(CheckpointError, match="a LogMel that cannot be built: low_frequency must be below"):
+    with pytest.raises(
+        CheckpointError, match="The LogMel that the file states cannot be built: low_frequency must be below"
+    ):
         read_checkpoint(path)

@@ -109,7 +109,7 @@ def test_load_encoder__drop_path_is_for_fine_tuning(tmp_path: Path) -> None:
         ({"frontend": {"num_mel_bins": 10**12}}, "num_mel_bins must be at most 4096, got 1000000000000"),
         ({"frontend": {"sample_rate": 10**12}}, "sample_rate must be between 1000 and 768000, got 1000000000000"),
         ({"encoder": {"max_columns": 10**12}}, "the numbers in the table of positions, must be at most 134217728"),
-        ({"encoder": {"depth": 10**12}}, "The file states a AudioViT of far more weights than it holds"),
+        ({"encoder": {"depth": 10**12}}, "The AudioViT that the file states has far more weights than the file holds"),
         ({"encoder": {"depth": 1}}, "12 unknown:\n  encoder.blocks.1."),
         ({"encoder": {"extra": 1}}, "unexpected keyword argument 'extra'"),
         ({"frontend": {"num_mel_bins": 64}}, "num_mel_bins = 128, as the encoder's"),
@@ -178,12 +178,15 @@ def test_read_checkpoint__what_is_of_another_type(tmp_path: Path, value: Any) ->
 @pytest.mark.parametrize(
     ("class_path", "message"),
     [
-        ("sslam.networks.Unheard", r"encoder is a sslam\.networks\.Unheard, which sslam .* has not\. Update sslam\."),
-        ("sslam.networks.ConvDecoder", r"encoder is a sslam\.networks\.ConvDecoder, which is no Encoder"),
+        (
+            "sslam.networks.Unheard",
+            r"encoder is of the class sslam\.networks\.Unheard, which sslam .* has not\. Update sslam\.",
+        ),
+        ("sslam.networks.ConvDecoder", r"encoder is of the class sslam\.networks\.ConvDecoder, which is no Encoder"),
         ("sslam.networks.audio_vit.AudioViT", "which sslam .* has not"),
         (
             "os.system",
-            r"os\.system, a class outside sslam, of which nothing was imported\. If you trust it, name it in",
+            r"os\.system, which is not sslam's; nothing of it was imported\. If you trust it, name it in",
         ),
     ],
 )

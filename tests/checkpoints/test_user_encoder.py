@@ -145,6 +145,13 @@ def save_a_checkpoint(path: Path) -> None:
     torch.save({"state_dict": state, "architecture": state_networks({"encoder": encoder, "frontend": LogMel()})}, path)
 
 
+def refusal(command: str, stderr: str) -> bool:
+    """Whether a command has said in one line what is wrong and how to allow it."""
+    (said,) = [line for line in stderr.splitlines() if line.startswith(f"sslam {command}:")]
+    what = f"mine.ckpt: The file's encoder is of the class {CLASS}, which is not sslam's; nothing of it was imported."
+    return said.endswith(f"{what} If you trust it, name it in user_classes: {CLASS}.")
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -154,21 +161,30 @@ def save_a_checkpoint(path: Path) -> None:
     ],
     ids=["embed", "convert", "fit"],
 )
-def test_a_users_encoder_is_refused_without_permission_and_not_imported(folder: Path, args: list[str]) -> None:
+def test_a_users_encoder_is_refused_without_permission_and_not_imported(
+    folder: Path, args: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_a_checkpoint(folder / "mine.ckpt")
+    del sys.modules["my_encoders"]
+    assert main(args) == 2
+    assert refusal(args[0], capsys.readouterr().err)
+    assert "my_encoders" not in sys.modules
+
+
+def test_a_users_encoder_is_not_imported_by_a_process_that_never_has(folder: Path) -> None:
     save_a_checkpoint(folder / "mine.ckpt")
     script = (
         "import sys; from sslam.__main__ import main; code = main(sys.argv[1:]);"
         "print('imported' if 'my_encoders' in sys.modules else 'not imported'); sys.exit(code)"
     )
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")]), str(Path(__file__).parents[2])])
+    command = ["embed", "noise.wav", "--device", "cpu", "--checkpoint", "mine.ckpt", "--output", "clips.npz"]
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     ended = subprocess.run(
-        [sys.executable, "-c", script, *args],
+        [sys.executable, "-c", script, *command],
         env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ended.returncode == 2, ended.stderr
-    (said,) = [line for line in ended.stderr.splitlines() if line.startswith(f"sslam {args[0]}:")]
-    assert f"encoder is a {CLASS}, a class outside sslam, of which nothing was imported" in said
-    assert f"name it in user_classes: {CLASS}." in said
+    assert refusal("embed", ended.stderr)
     assert ended.stdout.endswith("not imported\n")
 
 
@@ -179,7 +195,7 @@ def test_a_users_encoder_is_refused_without_permission_and_not_imported(folder: 
         ("no_such_module.Encoder", r"which cannot be imported \(No module named 'no_such_module'\)"),
         ("my_encoders.NotAnEncoder", "which is no encoder, decoder, front end or separator"),
         ("torch.nn.Linear", "which is no encoder, decoder, front end or separator"),
-        ("sslam.networks.CNN14", f"encoder is a {CLASS}, a class outside sslam"),
+        ("sslam.networks.CNN14", f"encoder is of the class {CLASS}, which is not sslam's"),
     ],
 )
 def test_what_is_no_permission(folder: Path, user_class: str, message: str) -> None:

@@ -62,6 +62,14 @@ def test_evaluate__weights_may_be_chosen_without_random_ones(monkeypatch: pytest
     assert command[command.index("--experiment") + 1] == "esc50_linear_probe"
 
 
+def test_evaluate__names_the_users_classes_to_runs_of_checkpoints(tmp_path: Path) -> None:
+    given = {"recipe": "recipe.yaml", "fold": None, "root": tmp_path, "user_classes": ("a.B", "c.D")}
+    options = EvaluationRun(weights=Weights("a", "a.ckpt"), **given).options()  # type: ignore[arg-type]
+    assert options["--model.user_classes"] == '["a.B", "c.D"]'
+    baseline = EvaluationRun(weights=Weights("b", "b.yaml"), **given).options()  # type: ignore[arg-type]
+    assert "--model.user_classes" not in baseline
+
+
 def test_run_in_process__quotes_this_attempt_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     evaluation = EvaluationRun(Recipe("recipe", ("recipe.yaml",)), Weights("a", "a.ckpt"), {}, tmp_path)
     texts = iter(["sslam fit: no such folder é\n", "MemoryError\n", ""])

@@ -33,6 +33,7 @@ ROLES: dict[str, type[Rebuildable]] = {
     "separator": Separator,
     "head": ClassifierHead,
 }
+"""What a checkpoint can state, and the base class of each."""
 PLAIN_TYPES = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
 UserClasses = Iterable[str | type[Rebuildable]]
 """Classes of the user's own, or their import paths, that a checkpoint may name."""
@@ -41,16 +42,16 @@ UserClasses = Iterable[str | type[Rebuildable]]
 def class_path(network_class: type) -> str:
     """Import path of a class, from the outermost package that re-exports it: ``sslam.networks.AudioViT``."""
     name, parts = network_class.__qualname__, network_class.__module__.split(".")
-    packages = (".".join(parts[:end]) for end in range(1, len(parts)))
-    return next(
-        (f"{package}.{name}" for package in packages if getattr(sys.modules[package], name, None) is network_class),
-        f"{network_class.__module__}.{name}",
-    )
+    packages = [".".join(parts[:end]) for end in range(1, len(parts))]
+    outermost = [package for package in packages if getattr(sys.modules.get(package), name, None) is network_class]
+    return f"{[*outermost, network_class.__module__][0]}.{name}"
 
 
 def state_networks(modules: Mapping[str, Rebuildable]) -> dict[str, Any]:
-    """What a checkpoint states of networks, by their role: ``encoder``, ``decoder``, ``frontend``, ``head`` or
-    ``separator``.
+    """What a checkpoint states of networks.
+
+    Args:
+        modules: Networks by their role, one of :data:`ROLES`.
 
     Raises:
         ValueError: If a network's arguments are not plain values.
@@ -105,7 +106,7 @@ class Network:
         except Exception as error:  # constructors raise anything for what a file may state
             reason = printable(str(error).partition("\n")[0])
             raise CheckpointError(
-                f"The file states a {self.network_class.__name__} that cannot be built: {reason}"
+                f"The {self.network_class.__name__} that the file states cannot be built: {reason}"
             ) from error
 
     def build_empty(self, num_elements: int) -> Any:
@@ -124,7 +125,7 @@ class Network:
             left -= parameter.numel() + 1
             if left < 0:
                 raise CheckpointError(
-                    f"The file states a {self.network_class.__name__} of far more weights than it holds "
+                    f"The {self.network_class.__name__} that the file states has far more weights than the file holds "
                     f"({printable(self.arguments)}). Give a checkpoint that was not altered."
                 )
 
@@ -185,15 +186,17 @@ def _read_network(role: str, base: type[Rebuildable], stated: Any, allowed: Mapp
     network_class = allowed.get(path)
     if network_class is None and path.startswith("sslam."):
         raise CheckpointError(
-            f"The file's {role} is a {printable(path)}, which sslam {__version__} has not. Update sslam."
+            f"The file's {role} is of the class {printable(path)}, which sslam {__version__} has not. Update sslam."
         )
     if network_class is None:
         raise CheckpointError(
-            f"The file's {role} is a {printable(path)}, a class outside sslam, of which nothing was imported. If you "
-            f"trust it, name it in user_classes: {printable(path)}."
+            f"The file's {role} is of the class {printable(path)}, which is not sslam's; nothing of it was imported. "
+            f"If you trust it, name it in user_classes: {printable(path)}."
         )
     if not issubclass(network_class, base):
-        raise CheckpointError(f"The file's {role} is a {printable(path)}, which is no {base.__name__}. Give another.")
+        raise CheckpointError(
+            f"The file's {role} is of the class {printable(path)}, which is no {base.__name__}. Give another."
+        )
     parameters = inspect.signature(network_class).parameters
     for name, value in arguments.items():
         annotation = parameters[name].annotation if name in parameters else None

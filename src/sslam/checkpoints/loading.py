@@ -5,7 +5,7 @@ Nothing that a file says is executed, whatever its kind.
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -144,10 +144,9 @@ def read_checkpoint(
     """
     path = Path(path)
     given = {"num_heads": num_heads, "num_mel_bins": num_mel_bins}
+    given_numbers = {name: value for name, value in given.items() if value is not None}
     with naming(path):
-        return _checked(
-            read_contents(path), allow_unknown, {k: v for k, v in given.items() if v is not None}, user_classes
-        )
+        return _checked(read_contents(path), allow_unknown, given_numbers, user_classes)
 
 
 def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], user_classes: UserClasses) -> Checkpoint:
@@ -165,15 +164,7 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
     ignored = sorted(name for name in names if not is_published and name.startswith(LEFT_OUT))
 
     # From here on tensors have our names; `file_names` leads back.
-    file_names: dict[str, str] = {}
-    for name in names - {*positions, *ignored}:
-        ours = published.our_name(name, parts is FINE_TUNED_PARTS) if is_published else name
-        if ours in file_names:
-            raise CheckpointError(
-                f"{printable(name)} and {printable(file_names[ours])} would both become {printable(ours)}. Give a "
-                "checkpoint of EAT, SSLAM or this project."
-            )
-        file_names[ours] = name
+    file_names = _file_names(names - {*positions, *ignored}, parts if is_published else ())
     tensors = {ours: contents.tensors[name] for ours, name in file_names.items()}
 
     networks = _networks(contents, tensors, parts, given, user_classes)
@@ -189,6 +180,8 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
         networks["head"] = Network(stated_head.network_class, stated_head.arguments | {"width": width})
         head: ClassifierHead = networks["head"].build_empty(_num_elements(tensors, "head."))
         modules |= {"fc_norm.": head.fc_norm, "head.": head.head}
+    else:
+        networks.pop("head", None)  # a shallow one, which is not read
     present = [part for part in parts if part == parts[0] or any(name.startswith(part) for name in tensors)]
     expected = {
         part + name: tensor
@@ -212,8 +205,7 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
             f"num_mel_bins = {encoder.num_mel_bins}, as the encoder's. Give a checkpoint that was not altered."
         )
     is_contrastive = not is_published and parts is FINE_TUNED_PARTS and not classifier
-    # An encoder alone has no class names, also where a shallow classifier, which is not read, had classes.
-    class_names = contents.class_names if num_classes else []
+    class_names = contents.class_names if num_classes else []  # of an encoder alone they were a shallow classifier's
     if class_names and len(class_names) != num_classes:
         raise CheckpointError(
             f"The file names {len(class_names)} classes and its classifier has {num_classes}. Give a checkpoint that "
@@ -279,6 +271,20 @@ def load_pretraining_state(path: str | Path, user_classes: UserClasses = ()) -> 
             "Pre-training starts from a student, its decoder and its teacher: give a checkpoint of pre-training."
         )
     return checkpoint.tensors
+
+
+def _file_names(names: Iterable[str], published_parts: tuple[str, ...]) -> dict[str, str]:
+    """The file's names by ours, which ours are already where ``published_parts`` is empty."""
+    file_names: dict[str, str] = {}
+    for name in names:
+        ours = published.our_name(name, published_parts is FINE_TUNED_PARTS) if published_parts else name
+        if ours in file_names:
+            raise CheckpointError(
+                f"{printable(name)} and {printable(file_names[ours])} would both become {printable(ours)}. Give a "
+                "checkpoint of EAT, SSLAM or this project."
+            )
+        file_names[ours] = name
+    return file_names
 
 
 def _networks(

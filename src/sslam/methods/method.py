@@ -107,6 +107,8 @@ class Method(pl.LightningModule):
                 f"trainer.precision must be {' or '.join(PRECISIONS)}, got {self.trainer.precision}: front ends and "
                 "losses need float32."
             )
+        if stage == "fit":
+            state_networks(self.stated_networks())  # which would else fail at the first checkpoint
         # Read once: a test that follows a fit is of what was learnt.
         path, self.weights_to_start_from = self.weights_to_start_from, None
         if path is not None and self.trainer.ckpt_path is None:
