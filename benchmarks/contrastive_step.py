@@ -27,14 +27,14 @@ import torch
 from benchmarks import measuring
 from benchmarks.measuring import Cost, Stopwatch, spread
 from sslam.audio import SAMPLE_RATE, decode_audio
+from sslam.finished_files import FinishedFiles, InputFile
 from sslam.frontends import LogMel
 from sslam.losses import Coincidence, NTXent
 from sslam.methods import SeparationContrastive
 from sslam.networks import CNN14, TDCN
 from sslam.optim import clip_finite_gradients
 from sslam.separation import Processors
-from sslam.separation.cache import cache_settings, write_cache
-from sslam.separation.state import InputFile, State
+from sslam.separation.cache import LIST, cache_settings, write_cache
 from sslam.transforms import MixtureAgainstChannel, RandomSource, SpecAugment
 
 # Arguments of separator and encoder.
@@ -64,9 +64,9 @@ def make_method(folder: Path, paths: list[str], arguments: argparse.Namespace) -
     weights = {f"separator.{name}": weight for name, weight in separator.state_dict().items()}
     architecture = {"separator": separator.architecture()}
     torch.save({"architecture": architecture, "global_step": 0, "state_dict": weights}, checkpoint)
-    state = State(folder / "cache" / checkpoint.stem, {"settings": cache_settings(checkpoint)})
+    finished = FinishedFiles(folder / "cache" / checkpoint.stem / LIST, {"settings": cache_settings(checkpoint)})
     files = [InputFile.at(path, Path(path).name) for path in paths]
-    write_cache(separator.to(arguments.device), files, state, arguments.clips_at_once)
+    write_cache(separator.to(arguments.device), files, finished, arguments.clips_at_once)
     method = SeparationContrastive(
         CNN14(**encoder_sizes),
         LogMel(),

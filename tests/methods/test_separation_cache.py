@@ -64,9 +64,7 @@ def test_cache__that_is_stale_is_refused(separators: Path, tmp_path: Path) -> No
         make_method(separators, tmp_path / "cache")
     make_cache(tmp_path / "clips", separators, tmp_path / "cache")
     fit_cached(tmp_path, separators)
-    with pytest.raises(
-        ValueError, match=r"cuts those longer than 0\.8 s: .*has 1 s. Raise --data.clip_seconds to that"
-    ):
+    with pytest.raises(ValueError, match=r"cuts those longer than 0\.8 s: .*has 1 s. Raise clip_seconds to that"):
         fit_cached(tmp_path, separators, clip_seconds=0.8)
     # Another clip list.
     write_clips(tmp_path / "more")

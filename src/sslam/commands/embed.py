@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import sslam
 from sslam.commands.command import (
@@ -109,14 +111,15 @@ def check_options(options: argparse.Namespace) -> None:
 def embed(options: argparse.Namespace) -> int:
     """Embed or tag files, of which some may be bad, and list those."""
     check_options(options)
-    from sslam.audio_files import find_audio_files, stated_size
+    from sslam.audio_files import find_audio_files
     from sslam.checkpoints.loading import file_sha256
     from sslam.embedding import AudioEmbedder
     from sslam.embedding.embed_files import Wanted, embed_files
     from sslam.embedding.output import WRITERS
-    from sslam.embedding.parts import Parts
+    from sslam.embedding.parts import LIST, Parts
+    from sslam.finished_files import InputFile
 
-    files = list(find_audio_files(options.paths))
+    files = [InputFile.at(path, path) for path in find_audio_files(options.paths)]
     embedder = AudioEmbedder.from_checkpoint(
         options.checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
         options.num_frames, options.mean, options.std, options.user_classes,
@@ -136,31 +139,29 @@ def embed(options: argparse.Namespace) -> int:
         "std": embedder.frontend.std,
         "device": embedder.device.type,
     }
+    about: dict[str, Any] = {"sslam": sslam.__version__, "checkpoint": str(options.checkpoint)}
     output: Path = options.output
-    parts = Parts(output.with_name(output.name + ".parts"), settings, files)
-    say_what_is_finished("embed", len(parts.finished), len(files), parts.path)
+    parts = Parts(output.with_name(output.name + ".parts") / LIST, about | {"settings": settings})
+    say_what_is_finished("embed", len(files) - len(parts.left(files)), len(files), parts.folder)
     with ThreadPoolExecutor(options.num_workers) as readers:
         try:
-            if not parts.stated_seconds:
-                parts.begin([stated.seconds for stated in readers.map(stated_size, files)])
-            embed_files(embedder, parts, Wanted(options.level, options.tags, options.batch_size), readers)
+            embed_files(embedder, files, parts, Wanted(options.level, options.tags, options.batch_size), readers)
         finally:
             readers.shutdown(cancel_futures=True)
 
-    about = {"sslam": sslam.__version__, "checkpoint": str(options.checkpoint), **settings}
+    about |= settings
     if options.tags:
         about["class_names"] = embedder.class_names
-    merged = parts.merge()
+    merged = parts.merge(files)
     if merged.columns:  # there is a good file
-        partial = parts.path / "output.partial"
-        WRITERS[output.suffix.lower()](partial, parts.files, merged, about)
+        partial = parts.folder / "output.partial"
+        WRITERS[output.suffix.lower()](partial, [file.path for file in files], merged, about)
         partial.replace(output)
-    problems = [problem for _, problem in sorted(parts.problems.items())]
     try:
         bad_files = output.with_name(output.name + ".bad_files.csv")
-        return close_file_command(len(files), problems, bad_files, f"embedded: {output}")
+        return close_file_command(len(files), parts.problems(files), bad_files, f"embedded: {output}")
     finally:
-        parts.remove()
+        shutil.rmtree(parts.folder)
 
 
 main = main_of(build_parser, embed, WORK_IS_KEPT)

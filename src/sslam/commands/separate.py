@@ -1,9 +1,7 @@
 """``sslam separate``: files or folders in, one wav for each source out."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import sslam
 from sslam.commands.command import (
@@ -19,9 +17,6 @@ from sslam.commands.command import (
     say_what_is_finished,
 )
 from sslam.errors import UsageError
-
-if TYPE_CHECKING:
-    from sslam.separation.state import InputFile, State
 
 # As in sslam.separation.waveform, whose import takes seconds; a test compares them.
 BATCH_SIZE = 8
@@ -74,73 +69,50 @@ def build_parser() -> argparse.ArgumentParser:
 
 def separate(options: argparse.Namespace) -> int:
     """Write the sources of files, or keep the channels of training clips; bad files are listed."""
-    return separate_into_cache(options) if options.output is None else separate_into_folder(options)
-
-
-def separate_into_folder(options: argparse.Namespace) -> int:
-    """One wav for each source."""
+    is_cache = options.output is None
+    if is_cache and (options.pictures or options.window_seconds is not None):
+        raise UsageError(
+            "--pictures and --window_seconds go with --output; for --cache clips are separated as a whole."
+        )
+    from sslam.audio import SAMPLE_RATE
     from sslam.checkpoints import load_separator
     from sslam.checkpoints.loading import file_sha256
+    from sslam.finished_files import FinishedFiles
+    from sslam.separation.cache import LIST, cache_settings, write_cache
     from sslam.separation.separate_files import Wanted, find_inputs, separate_files
-    from sslam.separation.state import State
 
     window_seconds = WINDOW_SECONDS if options.window_seconds is None else options.window_seconds
     wanted = Wanted(window_seconds, options.batch_size, options.pictures)
-    files = find_inputs(options.paths, options.output)
+    # Training finds the clips of a cache from wherever it is started.
+    paths = [str(Path(path).absolute()) for path in options.paths] if is_cache else options.paths
+    files = find_inputs(paths, options.cache if is_cache else options.output)
     separator = load_separator(options.checkpoint, options.user_classes).to(choose_device(options.device))
     about = {
         "sslam": sslam.__version__,
         "checkpoint": str(options.checkpoint),
         "num_sources": separator.num_sources,
         "sample_rate": separator.sample_rate,
-        "settings": {"checkpoint_sha256": file_sha256(options.checkpoint), "window_seconds": window_seconds},
     }
-    state = State(options.output, about)
-    left = state.unfinished(files, lambda file: wanted.outputs(file, separator.num_sources))
-    say_what_is_finished("separate", len(files) - len(left), len(files), state.path)
-    separate_files(separator, left, state, wanted)
-    return close(files, state, separator.num_sources)
-
-
-def separate_into_cache(options: argparse.Namespace) -> int:
-    """The channels of training clips."""
-    if options.pictures or options.window_seconds is not None:
-        raise UsageError(
-            "--pictures and --window_seconds go with --output; for --cache clips are separated as a whole."
-        )
-    from sslam.audio import SAMPLE_RATE
-    from sslam.checkpoints import load_separator
-    from sslam.separation.cache import cache_settings, write_cache
-    from sslam.separation.separate_files import find_inputs
-    from sslam.separation.state import State
-
-    # Training finds the clips from wherever it is started.
-    files = find_inputs([str(Path(path).absolute()) for path in options.paths], options.cache)
-    separator = load_separator(options.checkpoint, options.user_classes).to(choose_device(options.device))
-    if separator.sample_rate != SAMPLE_RATE:
-        raise UsageError(
-            f"{options.checkpoint} separates at {separator.sample_rate} Hz, and training clips have {SAMPLE_RATE} Hz. "
-            "Give the checkpoint of another separator."
-        )
-    about = {
-        "sslam": sslam.__version__,
-        "checkpoint": str(options.checkpoint),
-        "num_sources": separator.num_sources,
-        "settings": cache_settings(options.checkpoint),
-    }
-    state = State(options.cache / options.checkpoint.stem, about)
-    state.forget_moved(files)
-    left = state.unfinished(files, lambda file: [file.output_name(".npy")])
-    say_what_is_finished("separate", len(files) - len(left), len(files), state.path)
-    write_cache(separator, left, state, options.batch_size)
-    return close(files, state, separator.num_sources)
-
-
-def close(files: Sequence["InputFile"], state: "State", num_sources: int) -> int:
-    """List the bad files and say what became of all."""
-    problems = [problem for file in files if (problem := state.problem_of(file)) is not None]
-    done = f"separated into {num_sources} sources each: {state.folder}"
-    return close_file_command(len(files), problems, state.folder / "bad_files.csv", done)
+    if is_cache:
+        if separator.sample_rate != SAMPLE_RATE:
+            raise UsageError(
+                f"{options.checkpoint} separates at {separator.sample_rate} Hz, and training clips have {SAMPLE_RATE} "
+                "Hz. Give the checkpoint of another separator."
+            )
+        about["settings"] = cache_settings(options.checkpoint)
+        finished = FinishedFiles(options.cache / options.checkpoint.stem / LIST, about)
+        left = finished.unfinished(files, lambda file: [file.output_name(".npy")])
+    else:
+        about["settings"] = {"checkpoint_sha256": file_sha256(options.checkpoint), "window_seconds": window_seconds}
+        finished = FinishedFiles(options.output / LIST, about)
+        left = finished.unfinished(files, lambda file: wanted.outputs(file, separator.num_sources))
+    say_what_is_finished("separate", len(files) - len(left), len(files), finished.path)
+    if is_cache:
+        write_cache(separator, left, finished, options.batch_size)
+    else:
+        separate_files(separator, left, finished, wanted)
+    done = f"separated into {separator.num_sources} sources each: {finished.folder}"
+    return close_file_command(len(files), finished.problems(files), finished.folder / "bad_files.csv", done)
 
 
 main = main_of(build_parser, separate, WORK_IS_KEPT)

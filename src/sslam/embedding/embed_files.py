@@ -5,9 +5,10 @@ Shape letters: B pieces of a batch, T samples, L columns, D width, W pooled widt
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -15,8 +16,10 @@ import torch
 from tqdm.auto import tqdm
 
 from sslam.audio import AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
+from sslam.audio_files import stated_size
 from sslam.embedding.embedder import AudioEmbedder, Embeddings
 from sslam.embedding.parts import Columns, FileResult, Parts
+from sslam.finished_files import InputFile
 
 MAX_PIECE_SECONDS = 120.0  # what the encoder's table of positions was made for
 TYPICAL_SECONDS = 10.0  # of a clip that the batch size counts
@@ -48,34 +51,40 @@ class Piece(NamedTuple):
     start_seconds: float
 
 
-def embed_files(embedder: AudioEmbedder, parts: Parts, wanted: Wanted, readers: ThreadPoolExecutor) -> None:
+def embed_files(
+    embedder: AudioEmbedder, files: Sequence[InputFile], parts: Parts, wanted: Wanted, readers: ThreadPoolExecutor
+) -> None:
     """Embed what is not finished; results are kept now and then, and when it ends in any way."""
+    left = set(parts.left(files))
     results: list[FileResult] = []
     kept_at = time.monotonic()
-    progress = tqdm(total=len(parts.files), initial=len(parts.finished), unit="file", desc="embedding", disable=None)
+    progress = tqdm(total=len(files), initial=len(files) - len(left), unit="file", desc="embedding", disable=None)
     try:
-        for batch, audio in read_batches(parts, wanted.batch_size, embedder.sample_rate, readers):
+        seconds = [stated.seconds for stated in readers.map(stated_size, [file.path for file in files])]
+        batches = batches_of(files, seconds, left, wanted.batch_size)
+        for batch, audio in read_batches(batches, embedder.sample_rate, readers):
             results += embed_batch(embedder, batch, audio, wanted)
             progress.update(len(batch))
             num_bytes = sum(result.num_bytes for result in results)
             if num_bytes > KEEP_EVERY_BYTES or time.monotonic() - kept_at > KEEP_EVERY_SECONDS:
-                parts.add(results)
+                parts.keep(results)
                 results, kept_at = [], time.monotonic()
     finally:
-        parts.add(results)
+        parts.keep(results)
         progress.close()
 
 
-def batches_of(parts: Parts, batch_size: int) -> list[list[int]]:
+def batches_of(
+    files: Sequence[InputFile], seconds: Sequence[float], left: Set[InputFile], batch_size: int
+) -> list[list[InputFile]]:
     """Unfinished files, those of about one length together, the longest first.
 
     Batches are made of all files and kept as a whole, so that a resumed run has the same ones as a straight run and its
     numbers are the same to the bit.
     """
-    order = sorted(range(len(parts.files)), key=lambda file: -parts.stated_seconds[file])
-    lengths = [parts.stated_seconds[file] for file in order]
-    batches = (order[run] for run in fill(lengths, batch_size, batch_size * TYPICAL_SECONDS))
-    unfinished = ([file for file in batch if file not in parts.finished] for batch in batches)
+    order = sorted(range(len(files)), key=lambda number: -seconds[number])
+    runs = fill([seconds[number] for number in order], batch_size, batch_size * TYPICAL_SECONDS)
+    unfinished = ([files[number] for number in order[run] if files[number] in left] for run in runs)
     return [batch for batch in unfinished if batch]
 
 
@@ -94,18 +103,15 @@ def fill(lengths: Sequence[float], most_items: int, most_length: float) -> list[
 
 
 def read_batches(
-    parts: Parts, batch_size: int, sample_rate: int, readers: ThreadPoolExecutor
-) -> Iterator[tuple[list[int], list[DecodedAudio | FileProblem]]]:
+    batches: Sequence[list[InputFile]], sample_rate: int, readers: ThreadPoolExecutor
+) -> Iterator[tuple[list[InputFile], list[DecodedAudio | FileProblem]]]:
     """Batches with their audio, or what is wrong with a file; some are read while the model runs."""
-    pending: deque[tuple[list[int], list[Future[DecodedAudio | FileProblem]]]] = deque()
-    for batch in batches_of(parts, batch_size):
-        pending.append((batch, [readers.submit(read, parts.files[file], sample_rate) for file in batch]))
-        if len(pending) > READ_AHEAD:
-            ready, futures = pending.popleft()
-            yield ready, [future.result() for future in futures]
-    while pending:
-        ready, futures = pending.popleft()
-        yield ready, [future.result() for future in futures]
+    pending: deque[list[Future[DecodedAudio | FileProblem]]] = deque()
+    ahead = iter(batches)
+    for batch in batches:
+        for coming in islice(ahead, READ_AHEAD + 1 - len(pending)):
+            pending.append([readers.submit(read, file.path, sample_rate) for file in coming])
+        yield batch, [future.result() for future in pending.popleft()]
 
 
 def read(path: str, sample_rate: int) -> DecodedAudio | FileProblem:
@@ -117,7 +123,7 @@ def read(path: str, sample_rate: int) -> DecodedAudio | FileProblem:
 
 
 def embed_batch(
-    embedder: AudioEmbedder, batch: list[int], audio: Sequence[DecodedAudio | FileProblem], wanted: Wanted
+    embedder: AudioEmbedder, batch: list[InputFile], audio: Sequence[DecodedAudio | FileProblem], wanted: Wanted
 ) -> list[FileResult]:
     """The results of some files, whose audio or problem is given."""
     cut = [[] if isinstance(found, FileProblem) else cut_waveform(found.waveform, embedder) for found in audio]
@@ -162,8 +168,8 @@ def rows_of_file(embedder: AudioEmbedder, pieces: Sequence[Piece], wanted: Wante
     """Rows of a file from its pieces, in float32.
 
     Returns:
-        Of tags ``class`` (K,) and ``score`` (K,), the pieces' mean probabilities, highest first; of frames ``time``
-        (L,) in seconds and ``embedding`` (L, D); of clips ``embedding`` (1, W), the mean over the pieces, which are of
+        For tags ``class`` (K,) and ``score`` (K,), the pieces' mean probabilities, highest first; for frames ``time``
+        (L,) in seconds and ``embedding`` (L, D); for clips ``embedding`` (1, W), the mean over the pieces, which are of
         equal length.
     """
     if wanted.tags is not None:
@@ -172,16 +178,12 @@ def rows_of_file(embedder: AudioEmbedder, pieces: Sequence[Piece], wanted: Wante
         best = np.argsort(-probability_C, kind="stable")[: wanted.tags]
         return {"class": best, "score": probability_C[best]}
     if wanted.level == "frame":
-        own = [int(piece.embeddings.num_columns[piece.row]) for piece in pieces]
-        frames = [piece.embeddings.frames[piece.row, :number] for piece, number in zip(pieces, own, strict=True)]
+        own = [slice(int(piece.embeddings.num_columns[piece.row])) for piece in pieces]
+        frames = [piece.embeddings.frames[piece.row, heard] for piece, heard in zip(pieces, own, strict=True)]
         times = [
-            piece.embeddings.times[:number].cpu().numpy() + piece.start_seconds
-            for piece, number in zip(pieces, own, strict=True)
+            piece.embeddings.times[heard].cpu().numpy() + piece.start_seconds
+            for piece, heard in zip(pieces, own, strict=True)
         ]
         return {"time": np.concatenate(times), "embedding": torch.cat(frames).cpu().numpy()}
-    return {
-        "embedding": torch.stack([piece.embeddings.clip[piece.row] for piece in pieces])
-        .mean(dim=0, keepdim=True)
-        .cpu()
-        .numpy()
-    }
+    clips = torch.stack([piece.embeddings.clip[piece.row] for piece in pieces])
+    return {"embedding": clips.mean(dim=0, keepdim=True).cpu().numpy()}

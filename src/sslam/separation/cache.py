@@ -7,7 +7,6 @@ Shape letters: B clips, N channels, T samples.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,11 @@ from tqdm.auto import tqdm
 from sslam.atomic_write import write_whole
 from sslam.audio import SAMPLE_RATE, AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
 from sslam.checkpoints.loading import file_sha256
+from sslam.finished_files import VERSION, Entry, FinishedFiles, InputFile, read_list
 from sslam.networks import Separator
-from sslam.separation.state import STATE, VERSION, InputFile, State, read_state
-from sslam.separation.waveform import rows_at_once
+from sslam.separation.waveform import rows_at_once, runs_of_one_kind
 
+LIST = "separation.jsonl"
 REMEDY = "Make it again: sslam separate FOLDER --checkpoint {checkpoint} --cache {cache}."
 
 
@@ -30,31 +30,42 @@ def cache_settings(checkpoint: Path) -> dict[str, str]:
     return {"checkpoint_sha256": file_sha256(checkpoint), "output": "channels"}
 
 
-def write_cache(separator: Separator, files: Sequence[InputFile], state: State, batch_size: int) -> None:
+def write_cache(separator: Separator, files: Sequence[InputFile], finished: FinishedFiles, batch_size: int) -> None:
     """Separate whole clips and keep their channels.
 
     Clips are read as the data modules read them: mono, at 16 kHz, from beginning to end. What they skip is skipped.
 
     Args:
-        separator: In eval mode, on its device.
-        files: Those that are not finished.
-        state: Of the cache's folder.
+        separator: Separator in eval mode, on its device.
+        files: Clips that are not finished.
+        finished: List in the cache's folder.
         batch_size: Clips of ten seconds that go through the network together, if consecutive ones have one length; of
             longer ones fewer.
     """
     device = next(separator.parameters()).device
-    with tqdm(total=len(files), desc="separating", unit=" clips", disable=None) as progress:
-        for clips in _clips_of_one_length(files, state, batch_size):
-            waveform_BT = torch.from_numpy(np.stack([audio.waveform for _, audio in clips])).to(device)
-            with torch.no_grad():
-                channels_BNT = separator(waveform_BT).cpu().numpy()
-            for (file, audio), channels_NT in zip(clips, channels_BNT, strict=True):
-                if not np.isfinite(channels_NT).all():
-                    state.add(file, FileProblem(file.path, "its channels are not finite", "skipped"))
-                    continue
-                _save(state.folder / file.output_name(".npy"), channels_NT)
-                state.add(file, audio.problem)
-            progress.update(len(state.finished) - progress.n)
+
+    def readable() -> Iterator[tuple[InputFile, DecodedAudio]]:
+        for file in tqdm(files, desc="separating", unit=" clips", disable=None):
+            try:
+                audio = decode_audio(file.path)
+            except AudioFileError as error:
+                finished.add(Entry(file, error.problem))
+                continue
+            yield file, audio
+
+    def most(num_samples: int) -> int:
+        return rows_at_once(batch_size, num_samples / SAMPLE_RATE)
+
+    for clips in runs_of_one_kind(readable(), lambda clip: len(clip[1].waveform), most):
+        waveform_BT = torch.from_numpy(np.stack([audio.waveform for _, audio in clips])).to(device)
+        with torch.no_grad():
+            channels_BNT = separator(waveform_BT).cpu().numpy()
+        for (file, audio), channels_NT in zip(clips, channels_BNT, strict=True):
+            if not np.isfinite(channels_NT).all():
+                finished.add(Entry(file, FileProblem(file.path, "its channels are not finite", "skipped")))
+                continue
+            _save(finished.folder / file.output_name(".npy"), channels_NT)
+            finished.add(Entry(file, audio.problem))
 
 
 def _save(path: Path, channels_NT: Waveform) -> None:
@@ -66,34 +77,11 @@ def _save(path: Path, channels_NT: Waveform) -> None:
     write_whole(path, write)
 
 
-def _clips_of_one_length(
-    files: Sequence[InputFile], state: State, batch_size: int
-) -> Iterator[list[tuple[InputFile, DecodedAudio]]]:
-    def readable() -> Iterator[tuple[InputFile, DecodedAudio]]:
-        for file in files:
-            try:
-                audio = decode_audio(file.path)
-            except AudioFileError as error:
-                state.add(file, error.problem)
-                continue
-            yield file, audio
-
-    for length, clips in groupby(readable(), key=lambda clip: len(clip[1].waveform)):
-        some: list[tuple[InputFile, DecodedAudio]] = []
-        for clip in clips:
-            some.append(clip)
-            if len(some) >= rows_at_once(batch_size, length / SAMPLE_RATE):
-                yield some
-                some = []
-        if some:
-            yield some
-
-
 class ChannelCache:
     """Reads the channels of clips from a cache folder, and refuses one that does not belong to them.
 
     Args:
-        folder: Of one checkpoint, as ``sslam separate --cache`` makes it.
+        folder: Folder of one checkpoint, as ``sslam separate --cache`` makes it.
         checkpoint: The separator whose channels are wanted.
 
     Raises:
@@ -103,24 +91,19 @@ class ChannelCache:
     def __init__(self, folder: Path, checkpoint: Path) -> None:
         self.folder = folder
         self.remedy = REMEDY.format(checkpoint=checkpoint, cache=folder.parent)
-        path = folder / STATE
+        path = folder / LIST
         if not path.is_file():
             raise ValueError(f"There is no cache of separated channels in {folder}. {self.remedy}")
-        found, finished, _ = read_state(path)
+        found, entries, _ = read_list(path)
         wanted = {"version": VERSION} | cache_settings(checkpoint)
         if found != wanted:
             raise ValueError(
                 f"The channels in {folder} were made by another checkpoint or for another purpose ({found}) than "
                 f"{checkpoint} ({wanted}). {self.remedy}"
             )
-        self.files: dict[str, InputFile] = {}
-        self.skipped: set[str] = set()
-        for file, problem in finished.values():
-            clip = str(Path(file.path).absolute())
-            if problem is not None and problem.action == "skipped":
-                self.skipped.add(clip)
-            else:
-                self.files[clip] = file
+        clips = {str(Path(entry.file.path).absolute()): entry for entry in entries.values()}
+        self.skipped = {clip for clip, entry in clips.items() if entry.is_skipped}
+        self.files = {clip: entry.file for clip, entry in clips.items() if not entry.is_skipped}
 
     def check(self, paths: Sequence[str], num_samples: int) -> None:
         """Refuse a list of clips other than that of the cache, before training meets one.
@@ -149,7 +132,7 @@ class ChannelCache:
         if found > num_samples:
             raise ValueError(
                 f"Channels are of whole files, and training cuts those longer than {num_samples / SAMPLE_RATE:g} s: "
-                f"{longest} has {found / SAMPLE_RATE:g} s. Raise --data.clip_seconds to that at least."
+                f"{longest} has {found / SAMPLE_RATE:g} s. Raise clip_seconds to that at least."
             )
 
     def read(self, path: str, num_samples: int) -> Tensor:

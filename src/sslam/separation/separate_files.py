@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +14,19 @@ import soundfile
 from tqdm.auto import tqdm
 
 from sslam.audio import AudioFileError, FileProblem, Waveform, WholeFile, decode_whole_file
-from sslam.audio_files import StatedSize, as_text, find_audio_files, stated_size
+from sslam.audio_files import as_text, find_audio_files, stated_size
 from sslam.errors import UsageError
+from sslam.finished_files import Entry, FinishedFiles, InputFile
 from sslam.networks.tdcn import Separator
 from sslam.separation.picture import separation_picture
-from sslam.separation.state import InputFile, State
-from sslam.separation.waveform import check_settings, rows_at_once, separate_clips, separate_in_windows, too_short
+from sslam.separation.waveform import (
+    check_settings,
+    rows_at_once,
+    runs_of_one_kind,
+    separate_clips,
+    separate_in_windows,
+    too_short,
+)
 
 PARTIAL = ".partial"
 LARGEST_WAV = 4 * 10**9  # bytes; what is larger is written as RF64, which readers of wav files know
@@ -47,7 +53,7 @@ class Wanted:
         check_settings(self.window_seconds, self.batch_size)
 
     def outputs(self, file: InputFile, num_sources: int) -> list[Path]:
-        """Of a file, relative to the output folder: its sources, and then its picture if there is one."""
+        """A file's sources, and then its picture if there is one, relative to the output folder."""
         sources = [file.output_name(f"_source{number}.wav") for number in range(1, num_sources + 1)]
         return [*sources, file.output_name("_sources.png")] if self.pictures else sources
 
@@ -78,7 +84,7 @@ def find_inputs(paths: Iterable[str], output: Path) -> list[InputFile]:
     return files
 
 
-def separate_files(separator: Separator, files: Sequence[InputFile], state: State, wanted: Wanted) -> None:
+def separate_files(separator: Separator, files: Sequence[InputFile], finished: FinishedFiles, wanted: Wanted) -> None:
     """Separate what is not finished.
 
     Raises:
@@ -91,19 +97,33 @@ def separate_files(separator: Separator, files: Sequence[InputFile], state: Stat
         disable=None,
         bar_format="{l_bar}{bar}| {n:.0f}/{total:.0f} s of audio [{elapsed}<{remaining}{postfix}]",
     )
+
+    def readable() -> Iterator[tuple[InputFile, WholeFile]]:
+        for file in sorted(files, key=lambda file: (sizes[file], file.name)):
+            progress.set_postfix_str(Path(file.name).name)
+            found = read(file.path, separator)
+            if isinstance(found, FileProblem):
+                finished.add(Entry(file, found))
+                progress.update(sizes[file].seconds)
+            else:
+                yield file, found
+
+    def kind(clip: tuple[InputFile, WholeFile]) -> tuple[int, tuple[int, ...]]:
+        return clip[1].sample_rate, clip[1].waveform_CT.shape
+
+    def most(kind: tuple[int, tuple[int, ...]]) -> int:
+        sample_rate, (num_channels, num_samples) = kind
+        if num_samples > round(wanted.window_seconds * sample_rate):
+            return 1
+        return max(1, rows_at_once(wanted.batch_size, num_samples / sample_rate) // num_channels)
+
     with progress:
-        for run in runs_of_one_size(files, sizes, wanted):
-            progress.set_postfix_str(Path(run[0].name).name)
-            audio: dict[InputFile, WholeFile] = {}
-            for file in run:
-                found = read(file.path, separator)
-                if isinstance(found, FileProblem):
-                    state.add(file, found)
-                    progress.update(sizes[file].seconds)
-                else:
-                    audio[file] = found
-            for file, pieces in separated(separator, audio, wanted):
-                finish(file, audio[file], counted(pieces, audio[file], progress), separator.num_sources, state, wanted)
+        # Nothing is ever padded to another's length.
+        for clips in runs_of_one_kind(readable(), kind, most):
+            for (file, audio), pieces in zip(clips, separated(separator, [a for _, a in clips], wanted), strict=True):
+                outputs = [finished.folder / output for output in wanted.outputs(file, separator.num_sources)]
+                problem = write_outputs(outputs, file, audio, counted(pieces, audio, progress), wanted)
+                finished.add(Entry(file, problem))
 
 
 def counted(pieces: Iterable[Waveform], audio: WholeFile, progress: tqdm) -> Iterator[Waveform]:
@@ -112,18 +132,6 @@ def counted(pieces: Iterable[Waveform], audio: WholeFile, progress: tqdm) -> Ite
         yield piece_NCT
         # A header may promise less than there is, and the seconds of pieces add up with rounding errors.
         progress.update(min(piece_NCT.shape[-1] / audio.sample_rate, progress.total - progress.n))
-
-
-def runs_of_one_size(
-    files: Sequence[InputFile], sizes: dict[InputFile, StatedSize], wanted: Wanted
-) -> Iterator[list[InputFile]]:
-    """Files that may go through the network together, by their headers: nothing is ever padded to another's length."""
-    for size, group in groupby(sorted(files, key=lambda file: (sizes[file], file.name)), key=sizes.__getitem__):
-        same = list(group)
-        is_long = size.seconds > wanted.window_seconds
-        at_once = 1 if is_long or not size.num_samples else rows_at_once(wanted.batch_size, size.seconds)
-        at_once = max(1, at_once // max(1, size.num_channels))
-        yield from (same[first : first + at_once] for first in range(0, len(same), at_once))
 
 
 def read(path: str, separator: Separator) -> WholeFile | FileProblem:
@@ -136,57 +144,43 @@ def read(path: str, separator: Separator) -> WholeFile | FileProblem:
     return found if reason is None else FileProblem(path, reason, "skipped")
 
 
-def separated(
-    separator: Separator, audio: dict[InputFile, WholeFile], wanted: Wanted
-) -> Iterator[tuple[InputFile, Iterable[Waveform]]]:
-    """Files with the pieces (N, C, t) of their sources."""
-
-    def size(file: InputFile) -> tuple[int, tuple[int, ...]]:
-        return audio[file].sample_rate, audio[file].waveform_CT.shape
-
-    # By what they are, which may differ from what their headers say.
-    for (sample_rate, (_, num_samples)), group in groupby(sorted(audio, key=size), key=size):
-        same = list(group)
-        if num_samples > round(wanted.window_seconds * sample_rate):
-            for file in same:
-                waveform_CT = audio[file].waveform_CT
-                yield (
-                    file,
-                    separate_in_windows(separator, waveform_CT, sample_rate, wanted.window_seconds, wanted.batch_size),
-                )
-            continue
-        clips_BCT = np.stack([audio[file].waveform_CT for file in same])
-        estimates_BNCT = separate_clips(separator, clips_BCT, sample_rate, wanted.batch_size)
-        yield from ((file, [estimates_NCT]) for file, estimates_NCT in zip(same, estimates_BNCT, strict=True))
+def separated(separator: Separator, audio: Sequence[WholeFile], wanted: Wanted) -> Iterable[Iterable[Waveform]]:
+    """Pieces (N, C, t), in order, of the sources of each of some files of one rate and shape."""
+    sample_rate, batch_size = audio[0].sample_rate, wanted.batch_size
+    if len(audio) == 1:  # it may be long
+        return [separate_in_windows(separator, audio[0].waveform_CT, sample_rate, wanted.window_seconds, batch_size)]
+    clips_BCT = np.stack([found.waveform_CT for found in audio])
+    return [[estimates_NCT] for estimates_NCT in separate_clips(separator, clips_BCT, sample_rate, batch_size)]
 
 
-def finish(
-    file: InputFile, audio: WholeFile, pieces: Iterable[Waveform], num_sources: int, state: State, wanted: Wanted
-) -> None:
-    """Write a file's sources and picture, under other names until they are whole, and note that it is finished.
+def write_outputs(
+    outputs: Sequence[Path], file: InputFile, audio: WholeFile, pieces: Iterable[Waveform], wanted: Wanted
+) -> FileProblem | None:
+    """Write a file's sources and picture, under other names until they are whole.
+
+    Returns:
+        What is wrong with the file.
 
     Raises:
         UsageError: If an output cannot be written.
     """
-    outputs = wanted.outputs(file, num_sources)
-    partials = [state.folder / output.with_name(output.name + PARTIAL) for output in outputs]
-    problem = audio.problem
+    partials = [output.with_name(output.name + PARTIAL) for output in outputs]
+    sources = partials[:-1] if wanted.pictures else partials
     try:
         partials[0].parent.mkdir(parents=True, exist_ok=True)
-        write_sources(partials[:num_sources], audio, pieces)
+        write_sources(sources, audio, pieces)
         if wanted.pictures:
-            draw(partials[-1], audio, partials[:num_sources], file.name)
+            draw(partials[-1], audio, sources, file.name)
+        for partial, output in zip(partials, outputs, strict=True):
+            partial.replace(output)
     except EstimateError as error:
-        problem = FileProblem(file.path, str(error), "skipped")
+        return FileProblem(file.path, str(error), "skipped")
     except soundfile.SoundFileError as error:
         raise UsageError(f"{partials[0]} cannot be written ({error}). Make room; the same command goes on.") from error
-    else:
-        for partial, output in zip(partials, outputs, strict=True):
-            partial.replace(state.folder / output)
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)
-    state.add(file, problem)
+    return audio.problem
 
 
 def write_sources(paths: Sequence[Path], audio: WholeFile, pieces: Iterable[Waveform]) -> None:

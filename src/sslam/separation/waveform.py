@@ -3,7 +3,9 @@
 Shape letters: B clips, N sources, C channels, R rows (the channels of all clips), T samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
+from typing import TypeVar
 
 import numpy as np
 import soxr
@@ -16,6 +18,9 @@ from sslam.audio import Waveform
 from sslam.networks.tdcn import Separator
 from sslam.separation.source_order import order_channels
 from sslam.separation.windows import join_windows, window_starts
+
+Clip = TypeVar("Clip")
+Kind = TypeVar("Kind")
 
 WINDOW_SECONDS = 30.0  # 1.4 GB for the published network with two sources
 OVERLAP = 0.1  # of a window
@@ -148,6 +153,15 @@ def separate_rows(separator: Separator, rows_RT: Waveform, sample_rate: int, bat
 def rows_at_once(batch_size: int, seconds: float) -> int:
     """Rows of this length that go through the network at once."""
     return max(1, min(batch_size, int(batch_size * TYPICAL_SECONDS / seconds)))
+
+
+def runs_of_one_kind(
+    clips: Iterable[Clip], kind: Callable[[Clip], Kind], most: Callable[[Kind], int]
+) -> Iterator[list[Clip]]:
+    """Neighbours of one kind, at most so many at once; they are taken one by one, as a run needs them."""
+    for value, group in groupby(clips, key=kind):
+        while some := list(islice(group, most(value))):
+            yield some
 
 
 def resampled_length(num_samples: int, sample_rate: int, new_rate: int) -> int:

@@ -14,8 +14,10 @@ import pytest
 import soundfile
 import torch
 
+from sslam.audio import FileProblem
 from sslam.embedding import embed_files
-from sslam.embedding.parts import Parts
+from sslam.embedding.parts import LIST, FileResult, Parts
+from sslam.finished_files import InputFile, read_list
 from tests.commands.embed.conftest import BAD, GOOD_SECONDS, bad_files, embed, load, noise
 from tests.embedding.conftest import RATE
 
@@ -36,7 +38,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         state["reads"][path] += 1
         return read(path, sample_rate)
 
-    def stopping_embed_batch(embedder: Any, batch: list[int], *rest: Any) -> Any:
+    def stopping_embed_batch(embedder: Any, batch: list[InputFile], *rest: Any) -> Any:
         if state["batches"] == state["stop_at"]:
             raise state["error"]
         state["batches"] += 1
@@ -162,12 +164,29 @@ def test_embed__does_not_mix_the_work_of_different_runs(
     assert "of which pooling was cls and is now mean. Give what was given then" in capsys.readouterr().err
     assert embed(recordings, classifier, output) == 2
     assert "checkpoint_sha256 was " in capsys.readouterr().err
-    soundfile.write(recordings / "new.wav", noise(1.0), RATE)
-    assert embed(recordings, pre_trained, output) == 2
-    error = capsys.readouterr().err
-    assert f"on other files: 1 are new and 0 are gone, such as {recordings / 'new.wav'}" in error
-    (recordings / "new.wav").unlink()
     assert embed(recordings, pre_trained, output) == 0
+
+
+def test_embed__new_and_changed_files_join_and_lost_ones_are_left_out(
+    recordings: Path, pre_trained: Path, tmp_path: Path, embedded: dict[str, Any]
+) -> None:
+    straight, output = tmp_path / "straight.npz", tmp_path / "all.npz"
+    interrupted(recordings, pre_trained, output, embedded)
+    _, entries, _ = read_list(tmp_path / "all.npz.parts" / LIST)
+    finished = set(entries)
+    assert {str(recordings / name) for name in ("long.flac", "d.ogg")} <= finished
+    soundfile.write(recordings / "new.wav", noise(1.0, seed=9), RATE)
+    soundfile.write(recordings / "long.flac", noise(5.0, seed=9), RATE)
+    (recordings / "d.ogg").unlink()
+    embedded["reads"].clear()
+    assert embed(recordings, pre_trained, output) == 0
+    assert {str(recordings / name) for name in ("new.wav", "long.flac")} <= embedded["reads"].keys()
+    assert finished & embedded["reads"].keys() == {str(recordings / "long.flac")}
+    assert embed(recordings, pre_trained, straight) == 0
+    expected, arrays = load(straight), load(output)
+    assert arrays["files"].tolist() == expected["files"].tolist()
+    assert arrays["seconds"].tolist() == expected["seconds"].tolist()
+    np.testing.assert_allclose(arrays["embeddings"], expected["embeddings"], rtol=1e-4, atol=1e-5)
 
 
 def test_embed__damaged_work_is_named(
@@ -185,30 +204,45 @@ def test_embed__damaged_work_is_named(
     assert len(load(output)["files"]) == len(GOOD)
 
 
-def test_embed__a_damaged_manifest_and_a_strange_folder_are_named(
+def test_embed__a_damaged_list_and_a_strange_folder_are_named(
     recordings: Path, pre_trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "all.npz.parts"
     folder.mkdir()
     (folder / "precious.txt").touch()
     assert embed(recordings, pre_trained, tmp_path / "all.npz") == 2
-    assert "holds something else than interrupted work. Move it out of the way." in capsys.readouterr().err
-    (folder / "manifest.json").write_text('{"version": 1')
+    error = capsys.readouterr().err
+    assert f"{folder} holds something else than the work of an earlier run. Choose another output, or move it" in error
+    (folder / LIST).write_text('{"version": 1')
     assert embed(recordings, pre_trained, tmp_path / "all.npz") == 2
-    assert "manifest.json is damaged. Remove the folder to start anew." in capsys.readouterr().err
+    assert f"{LIST} is damaged. Choose another output, or remove {folder}." in capsys.readouterr().err
     assert (folder / "precious.txt").exists()
 
 
 def test_parts__a_kill_while_a_part_is_written_leaves_the_others(tmp_path: Path) -> None:
-    parts = Parts(tmp_path / "parts", {"level": "clip"}, ["a", "b", "c"])
-    parts.begin([1.0, 1.0, 1.0])
-    parts.add([embed_files.FileResult(2, 1.0, {"embedding": np.full((1, 3), 2.0, np.float32)})])
-    (tmp_path / "parts" / "part-00000001.npz.partial").write_bytes(b"PK half")
-    again = Parts(tmp_path / "parts", {"level": "clip"}, ["a", "b", "c"])
-    assert again.finished == {2}
+    files = [InputFile(name, name, 1, 1) for name in "abc"]
+    parts = Parts(tmp_path / "parts" / LIST, {"settings": {"level": "clip"}})
+    parts.keep([FileResult(files[2], 1.0, {"embedding": np.full((1, 3), 2.0, np.float32)})])
+    (tmp_path / "parts" / ".part-00000001.npz.1.partial").write_bytes(b"PK half")
+    again = Parts(tmp_path / "parts" / LIST, {"settings": {"level": "clip"}})
+    assert again.left(files) == files[:2]
     rows = np.stack([np.full(3, 0.0), np.full(3, 0.5)]).astype(np.float32)
-    again.add([embed_files.FileResult(0, 2.0, {"embedding": rows}), embed_files.FileResult(1)])
-    merged = again.merge()
+    bad = FileProblem("b", "silent", "skipped")
+    again.keep([FileResult(files[0], 2.0, {"embedding": rows}), FileResult(files[1], problem=bad)])
+    merged = again.merge(files)
     assert merged.num_rows.tolist() == [2, 0, 1]
     assert merged.seconds.tolist() == [2.0, 0.0, 1.0]
     assert merged.columns["embedding"][:, 0].tolist() == [0.0, 0.5, 2.0]
+    assert again.problems(files) == [bad]
+
+
+def test_parts__rows_of_a_file_that_was_done_again_count_once(tmp_path: Path) -> None:
+    files = [InputFile(name, name, 1, 1) for name in "ab"]
+    parts = Parts(tmp_path / "parts" / LIST, {"settings": {}})
+    rows = {"embedding": np.array([[1.0], [2.0]], np.float32)}
+    parts.keep([FileResult(files[0], 1.0, rows), FileResult(files[1], 1.0, {"embedding": np.full((1, 1), 3.0)})])
+    changed = [InputFile("a", "a", 2, 2), files[1]]
+    assert parts.left(changed) == changed[:1]
+    parts.keep([FileResult(changed[0], 0.5, {"embedding": np.full((1, 1), 4.0)})])
+    merged = Parts(tmp_path / "parts" / LIST, {"settings": {}}).merge(changed)
+    assert merged.columns["embedding"][:, 0].tolist() == [4.0, 3.0]

@@ -134,8 +134,8 @@ def test_separate__does_not_mix_the_work_of_different_runs(
     other = save_separator(tmp_path / "other.ckpt", tiny_separator(seed=1))
     assert separate(mono, other, output) == 2
     error = capsys.readouterr().err
-    assert f"{output} holds sources of an earlier run, of which checkpoint_sha256 was " in error
-    assert "Give what was given then, or another output folder." in error
+    assert f"{output} holds the work of an earlier run, of which checkpoint_sha256 was " in error
+    assert "Give what was given then, choose another output, or remove the folder." in error
     assert separate(mono, checkpoint, output, "--window_seconds", 3) == 2
     assert "of which window_seconds was 2.0 and is now 3.0" in capsys.readouterr().err
     (tmp_path / "elsewhere").mkdir()
@@ -161,7 +161,7 @@ def test_separate__a_list_cut_off_by_a_kill_is_repaired_and_a_damaged_one_named(
     for damaged in ("", "{}\n", "no json\n" + whole, whole + "[]\n"):
         state.write_text(damaged)
         assert separate(files, checkpoint, output) == 2
-        assert f"{state} is damaged. Give another output folder" in capsys.readouterr().err
+        assert f"{state} is damaged. Choose another output, or remove {output}." in capsys.readouterr().err
 
 
 def test_separate__a_full_disk_is_explained(
