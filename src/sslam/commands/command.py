@@ -190,7 +190,7 @@ def close_file_command(num_files: int, problems: Sequence["FileProblem"], bad_fi
 
     Args:
         num_files: Good and bad ones.
-        problems: Of the bad ones.
+        problems: Problems of the bad ones.
         bad_files: Where they are listed.
         done: What was done to the good ones, and where it is.
 

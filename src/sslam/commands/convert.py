@@ -68,12 +68,17 @@ def convert(options: argparse.Namespace) -> int:
     checkpoint = read(options)
     if isinstance(checkpoint, SeparatorCheckpoint):
         write_separator(checkpoint, options.output)
-        text = separator_summary(checkpoint)
+        lines = about_separator(checkpoint)
     else:
         write = write_published if options.to == "published" else write_sslam
         write(checkpoint, options.output)
-        text = summary(checkpoint)
-    sys.stdout.write(f"{text}\nwritten: {options.output} ({options.to})\n")
+        lines = about_encoder(checkpoint)
+    lines.append(f"source SHA-256: {checkpoint.source_sha256}")
+    unknown = () if isinstance(checkpoint, SeparatorCheckpoint) else checkpoint.unknown
+    for title, names in (("skipped", checkpoint.skipped), ("unknown, left out", unknown)):
+        lines += [f"{title}:", *(f"  {printable(name)}" for name in names)] if names else []
+    lines.append(f"written: {options.output} ({options.to})")
+    sys.stdout.write("\n".join(lines) + "\n")
     return DONE
 
 
@@ -109,15 +114,15 @@ def refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> No
             raise UsageError(f"{given} is not for {options.input}, which is {kind}. Leave it out.")
 
 
-def summary(checkpoint: "Checkpoint") -> str:
-    """What was read, for the terminal."""
+def about_encoder(checkpoint: "Checkpoint") -> list[str]:
+    """What was read of an encoder, for the terminal."""
     from sslam.checkpoints.architecture import in_words
 
     stated = {role: in_words(network.arguments) for role, network in checkpoint.networks.items()}
     tensors = checkpoint.tensors
     parts: dict[str, list[str]] = {}
     for name in tensors:
-        parts.setdefault(name.removesuffix(name.partition(".")[2]).rstrip("."), []).append(name)
+        parts.setdefault(name.partition(".")[0], []).append(name)
     lines = [f"kind: {checkpoint.kind}", f"encoder: {stated['encoder']}"]
     if "decoder" in stated:
         lines.append(f"decoder: {stated['decoder']}")
@@ -126,33 +131,23 @@ def summary(checkpoint: "Checkpoint") -> str:
         first = ", ".join(map(printable, checkpoint.class_names[:3])) or "not named"
         more = ", ..." if len(checkpoint.class_names) > 3 else ""
         lines.append(f"classes: {checkpoint.num_classes} ({first}{more})")
-    lines += [
+    return lines + [
         f"{part}: {len(names)} tensors, {sum(tensors[name].numel() for name in names):,} parameters"
         for part, names in parts.items()
     ]
-    lines.append(f"source SHA-256: {checkpoint.source_sha256}")
-    for title, names in (("skipped", checkpoint.skipped), ("unknown, left out", checkpoint.unknown)):
-        if names:
-            lines.append(f"{title}:\n  " + "\n  ".join(map(printable, names)))
-    return "\n".join(lines)
 
 
-def separator_summary(checkpoint: "SeparatorCheckpoint") -> str:
+def about_separator(checkpoint: "SeparatorCheckpoint") -> list[str]:
     """What was read of a separator, for the terminal."""
     from sslam.checkpoints.architecture import in_words
 
-    step = "not stated" if checkpoint.global_step is None else f"{checkpoint.global_step:,}"
     parameters = sum(tensor.numel() for tensor in checkpoint.tensors.values())
-    lines = [
+    return [
         "kind: separator",
         f"separator: {in_words(checkpoint.network.arguments)}",
         f"variables: {len(checkpoint.tensors)} tensors, {parameters:,} parameters",
-        f"global step: {step}",
-        f"source SHA-256: {checkpoint.source_sha256}",
+        f"global step: {'not stated' if checkpoint.global_step is None else format(checkpoint.global_step, ',')}",
     ]
-    if checkpoint.skipped:
-        lines.append("skipped:\n  " + "\n  ".join(map(printable, checkpoint.skipped)))
-    return "\n".join(lines)
 
 
 main = main_of(build_parser, convert)

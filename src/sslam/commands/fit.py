@@ -196,9 +196,8 @@ def users_mistake_behind(error: BaseException) -> BaseException | None:
     checking_modules = (*CHECKING_MODULES, "lightning.pytorch.trainer.connectors.")  # these check its arguments
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, MisconfigurationException) or is_of_wandb(cause):
-            return cause
-        if is_users_mistake(cause, checking_modules):
+        is_known = isinstance(cause, MisconfigurationException) or is_of_wandb(cause)
+        if is_known or is_users_mistake(cause, checking_modules):
             return cause
         cause = cause.__cause__
     return None

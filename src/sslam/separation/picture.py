@@ -37,8 +37,8 @@ def separation_picture(
         mixture_T: What was separated, shape (T,), any level.
         estimates_NT: Its estimated sources, shape (N, T); read one after the other, so that they need not be in memory
             together.
-        sample_rate: In Hz.
-        title: Of the figure.
+        sample_rate: Rate in Hz.
+        title: Title of the figure.
         sources_ST: The true sources, shape (S, T), where they are known: a second column beside the estimates.
 
     Returns:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints import load_separator
+from sslam.checks import at_least
 from sslam.networks import Separator
 from sslam.separation.cache import ChannelCache
 
@@ -46,8 +47,7 @@ class Processors:
     ) -> None:
         if not files:
             raise ValueError("files is empty; name the checkpoint of at least one separator.")
-        if clips_at_once < 1:
-            raise ValueError(f"clips_at_once must be at least 1, got {clips_at_once}.")
+        at_least(1, clips_at_once=clips_at_once)
         paths = [Path(folder) / file for file in files]
         self.separators: list[Separator] = [load_separator(path, user_classes).requires_grad_(False) for path in paths]
         self.clips_at_once = clips_at_once

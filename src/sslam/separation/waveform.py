@@ -15,6 +15,7 @@ from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from sslam.audio import Waveform
+from sslam.checks import at_least
 from sslam.networks.tdcn import Separator
 from sslam.separation.source_order import order_channels
 from sslam.separation.windows import join_windows, window_starts
@@ -52,9 +53,9 @@ def separate_waveform(
     they overlap, and is faded in as that is faded out. Where a source is silent in an overlap, its place may change.
 
     Args:
-        separator: In eval mode, on any device.
+        separator: Separator in eval mode, on any device.
         waveform: Shape (T,) or (C, T), finite, any level.
-        sample_rate: Of the waveform, in Hz.
+        sample_rate: Rate of the waveform in Hz.
         window_seconds: At least 1. Memory grows with it and, but for waveform and result, not with the waveform.
         batch_size: Clips (or channels, or windows) of ten seconds that go through the network at once; of longer ones
             fewer.
@@ -87,8 +88,7 @@ def check_settings(window_seconds: float, batch_size: int) -> None:
     """Refuse what :func:`separate_waveform` does not take, with a ValueError."""
     if not 1 <= window_seconds < float("inf"):
         raise ValueError(f"window_seconds must be at least 1 and finite, got {window_seconds}.")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    at_least(1, batch_size=batch_size)
 
 
 def too_short(separator: Separator, num_samples: int, sample_rate: int) -> str | None:

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -48,8 +49,8 @@ def missing_file_message(path: str) -> str:
     return f"There is no config file {path}. {remedy}"
 
 
-def check_config_file(path: str) -> None:
-    """Refuses what is not a readable YAML mapping.
+def read_config_file(path: str) -> dict[str, Any]:
+    """The mapping in a YAML file.
 
     Raises:
         UsageError: If the file is missing, is not YAML, or is not a mapping of keys.
@@ -65,6 +66,7 @@ def check_config_file(path: str) -> None:
         raise UsageError(f"{path} is not a YAML text file: {error}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} must be a mapping such as 'model: ...', got {type(content).__name__}.")
+    return content
 
 
 def composed_files(path: str, within: tuple[str, ...] = ()) -> list[str]:
@@ -75,8 +77,7 @@ def composed_files(path: str, within: tuple[str, ...] = ()) -> list[str]:
     Raises:
         UsageError: If a file is missing or wrong, builds on itself, or ``compose`` is no list of names.
     """
-    check_config_file(path)
-    names = yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("compose")
+    names = read_config_file(path).get("compose")
     if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
         raise UsageError(f"{path}: compose must be a list of YAML files, relative to this one, got {names!r}.")
     found: list[str] = []
@@ -101,7 +102,7 @@ def locate_config_files(args: Sequence[str]) -> list[str]:
     """The same arguments with every YAML path found, those after ``--config`` checked, what they compose before them.
 
     Raises:
-        UsageError: See :func:`check_config_file`.
+        UsageError: See :func:`read_config_file`.
     """
     located: list[str] = []
     for position, arg in enumerate(args):

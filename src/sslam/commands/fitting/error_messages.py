@@ -145,7 +145,7 @@ def explain(message: str, parser: ArgumentParser) -> str:
 
     Args:
         message: The report.
-        parser: Of the command that the report is about.
+        parser: Parser of the command that the report is about.
     """
     if found := re.match(r"unrecognized arguments: (\S+)", message):
         word = found[1].partition("=")[0]

@@ -19,7 +19,7 @@ def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) 
     Args:
         ckpt_path: A file (or folder, as some strategies write), ``last``, or what Lightning resolves itself: ``hpc``,
             ``registry:...``, an address with ``://``.
-        run_folder: Of this run.
+        run_folder: Folder of this run.
         is_old_run: Whether ``--run_id`` named the run.
 
     Returns:
@@ -96,7 +96,7 @@ def differing_hyperparameters(checkpoint: Mapping[str, Any], configured: Mapping
 
     Args:
         checkpoint: As loaded; without ``hyper_parameters`` nothing is compared.
-        configured: Of this run, see :func:`~sslam.commands.fitting.run_folder.hyperparameters`.
+        configured: Hyper-parameters of this run, see :func:`~sslam.commands.fitting.run_folder.hyperparameters`.
     """
     if "hyper_parameters" not in checkpoint:
         return []

@@ -105,7 +105,7 @@ class SaveRunConfig(SaveConfigCallback):
     """Writes the resolved config into the run folder, and keeps what an earlier start left there.
 
     Args:
-        parser: Of the command.
+        parser: Parser of the command.
         config: Lightning's; with what this run alone needs.
         run_folder: Where to write.
         given: The config as it was given, with all defaults.
