@@ -104,8 +104,13 @@ def differing_hyperparameters(checkpoint: Mapping[str, Any], configured: Mapping
     for not_compared in ("_instantiator", "initial_checkpoint"):
         saved.pop(not_compared, None)
         now.pop(not_compared, None)
+    return [line.removeprefix("_") for line in differing(saved, now)]
+
+
+def differing(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """``key: value in the checkpoint, value now`` for every key whose values differ."""
     return [
-        f"{key.removeprefix('_')}: {saved.get(key, 'absent')} in the checkpoint, {now.get(key, 'absent')} now"
+        f"{key}: {saved.get(key, 'absent')} in the checkpoint, {now.get(key, 'absent')} now"
         for key in dict.fromkeys([*saved, *now])
         if saved.get(key, "absent") != now.get(key, "absent")
     ]
@@ -123,14 +128,11 @@ def check_state_fits(
         model.prepare_to_load(checkpoint)
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items() if hasattr(tensor, "shape")}
     now = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    wrong = [name for name in dict.fromkeys([*saved, *now]) if saved.get(name) != now.get(name)]
+    wrong = differing(saved, now)
     if wrong and model.strict_loading:
-        shapes = [
-            f"{name}: {saved.get(name, 'absent')} in the checkpoint, {now.get(name, 'absent')} now" for name in wrong
-        ]
-        shown = (differences or shapes)[:5]
+        shown = "; ".join((differences or wrong)[:5])
         raise UsageError(
-            f"{path} does not fit the model ({len(wrong)} tensors). It was made with other values: {'; '.join(shown)}."
+            f"{path} does not fit the model ({len(wrong)} tensors). It was made with other values: {shown}."
         )
 
 
