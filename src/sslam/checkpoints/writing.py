@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +11,18 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sslam.atomic_write import write_whole
-from sslam.checkpoints import published
-from sslam.checkpoints.architecture import statement
+from sslam.checkpoints import hub_layout, published
+from sslam.checkpoints.architecture import Network, statement
 from sslam.checkpoints.contents import METADATA_KEY
 from sslam.checkpoints.loading import Checkpoint
 from sslam.checkpoints.separators import SEPARATOR, SeparatorCheckpoint
 from sslam.errors import CheckpointError
-from sslam.networks import AudioViT
+from sslam.networks import AudioViT, ClassifierHead
 
 
 def write_sslam(checkpoint: Checkpoint, path: Path) -> None:
     """Write our format: safetensors with what a run's checkpoint states, and the source, in its header."""
-    header = {
-        "kind": checkpoint.kind,
-        "architecture": stated(checkpoint),
-        "class_names": checkpoint.class_names,
-        "source_sha256": checkpoint.source_sha256,
-    }
-    _write_safetensors(checkpoint.tensors, header, path)
+    _write_safetensors(checkpoint.tensors, _header(checkpoint), path)
 
 
 def write_separator(checkpoint: SeparatorCheckpoint, path: Path) -> None:
@@ -44,6 +39,50 @@ def write_separator(checkpoint: SeparatorCheckpoint, path: Path) -> None:
 def stated(checkpoint: Checkpoint) -> dict[str, Any]:
     """What a run's checkpoint has under ``architecture``."""
     return statement(checkpoint.networks, checkpoint.classifier)
+
+
+def _header(checkpoint: Checkpoint) -> dict[str, object]:
+    return {
+        "kind": checkpoint.kind,
+        "architecture": stated(checkpoint),
+        "class_names": checkpoint.class_names,
+        "source_sha256": checkpoint.source_sha256,
+    }
+
+
+def write_hub(checkpoint: Checkpoint, folder: Path) -> None:
+    """Write ``config.json`` and ``model.safetensors`` with the Hub's names: the student's encoder, and the classifier.
+
+    What they have no place for (front end, pooling) goes into the header, as in our format. Decoder and teacher are
+    left out.
+
+    Raises:
+        CheckpointError: If the encoder or the classifier is not one that this layout has.
+    """
+    network, names = checkpoint.networks["encoder"], checkpoint.class_names
+    if network.network_class is not AudioViT:
+        raise CheckpointError(
+            f"The Hub's layout has no place for a {network.network_class.__name__}. Write it in ours."
+        )
+    encoder = AudioViT(**network.arguments)
+    others = ("decoder.", "teacher.")
+    tensors = {hub_layout.hub_name(name): v for name, v in checkpoint.tensors.items() if not name.startswith(others)}
+    if checkpoint.num_classes:
+        linear: ClassifierHead = checkpoint.networks["head"].network_class(encoder.width, checkpoint.num_classes)
+        if checkpoint.classifier["pooling"] != "cls" or not linear.state_dict().keys() == {
+            name for name in checkpoint.tensors if name.startswith(published.FINE_TUNED_PARTS[1:])
+        }:
+            raise CheckpointError(
+                "The Hub's layout has a linear classifier of the CLS token, behind a layer norm, and this one is "
+                "another. Write it in ours."
+            )
+    tensors[hub_layout.POSITIONS] = published.published_positions(encoder.width, encoder.num_rows)
+    config = hub_layout.make_config(Network(AudioViT, encoder.architecture()), checkpoint.num_classes, names)
+    folder.mkdir(exist_ok=True)
+    header = _header(replace(checkpoint, networks={k: v for k, v in checkpoint.networks.items() if k != "decoder"}))
+    _write_safetensors(tensors, header, folder / hub_layout.WEIGHTS[0])
+    text = json.dumps(config, indent=2, ensure_ascii=False) + "\n"
+    write_whole(folder / hub_layout.CONFIG, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def _write_safetensors(tensors: dict[str, Tensor], header: Mapping[str, object], path: Path) -> None:
@@ -69,6 +108,7 @@ def write_published(checkpoint: Checkpoint, path: Path) -> None:
     if teacher:
         state_dict[published.EMA] = {**teacher, published.POSITIONS: positions.clone()}
     root: dict[str, object] = {"model": state_dict}
-    if checkpoint.class_names or "frontend" in checkpoint.networks:
+    as_published = published.published_frontend(encoder["num_mel_bins"])
+    if checkpoint.class_names or checkpoint.networks.get("frontend", as_published) != as_published:
         root |= {"architecture": stated(checkpoint), "class_names": checkpoint.class_names}
     write_whole(path, lambda partial: torch.save(root, partial))

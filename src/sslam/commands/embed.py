@@ -10,6 +10,7 @@ from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
     USER_CLASSES,
+    WEIGHTS_AT,
     WORK_IS_KEPT,
     CommandParser,
     check_output,
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("paths", **AUDIO_PATHS)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="of a run (.ckpt), of sslam convert, or published"
+        "--checkpoint", required=True, help=f"of a run (.ckpt), of sslam convert, or published: {WEIGHTS_AT}"
     )
     parser.add_argument(
         "--output",
@@ -111,14 +112,16 @@ def embed(options: argparse.Namespace) -> int:
     check_options(options)
     from sslam.audio_files import find_audio_files, stated_size
     from sslam.checkpoints.loading import file_sha256
+    from sslam.checkpoints.location import resolve
     from sslam.embedding import AudioEmbedder
     from sslam.embedding.embed_files import Wanted, embed_files
     from sslam.embedding.output import WRITERS
     from sslam.embedding.parts import Parts
 
     files = list(find_audio_files(options.paths))
+    location = resolve(options.checkpoint)
     embedder = AudioEmbedder.from_checkpoint(
-        options.checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
+        location.address, options.weights, choose_device(options.device), options.pooling or "cls",
         options.num_frames, options.mean, options.std, options.user_classes,
     )  # fmt: skip
     if options.tags and not embedder.num_classes:
@@ -129,7 +132,7 @@ def embed(options: argparse.Namespace) -> int:
         raise UsageError(f"--tags must be at most the model's {embedder.num_classes} classes, got {options.tags}.")
 
     settings = {
-        "checkpoint_sha256": file_sha256(options.checkpoint),
+        "checkpoint_sha256": file_sha256(location.file),
         **{name: getattr(options, name) for name in ("level", "tags", "weights", "num_frames")},
         "pooling": embedder.pooling,
         "mean": embedder.frontend.mean,
@@ -147,7 +150,7 @@ def embed(options: argparse.Namespace) -> int:
         finally:
             readers.shutdown(cancel_futures=True)
 
-    about = {"sslam": sslam.__version__, "checkpoint": str(options.checkpoint), **settings}
+    about = {"sslam": sslam.__version__, "checkpoint": location.address, "revision": location.revision, **settings}
     if options.tags:
         about["class_names"] = embedder.class_names
     merged = parts.merge()

@@ -10,6 +10,7 @@ from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
     USER_CLASSES,
+    WEIGHTS_AT,
     WORK_IS_KEPT,
     CommandParser,
     choose_device,
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output separated",
     )
     parser.add_argument("paths", **AUDIO_PATHS)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of a run (.ckpt) or of sslam convert")
+    parser.add_argument("--checkpoint", required=True, help=f"of a run (.ckpt) or of sslam convert: {WEIGHTS_AT}")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, metavar="FOLDER", help="new, empty, or of an earlier run to go on with")
     where.add_argument(
@@ -81,19 +82,22 @@ def separate_into_folder(options: argparse.Namespace) -> int:
     """One wav for each source."""
     from sslam.checkpoints import load_separator
     from sslam.checkpoints.loading import file_sha256
+    from sslam.checkpoints.location import resolve
     from sslam.separation.separate_files import Wanted, find_inputs, separate_files
     from sslam.separation.state import State
 
     window_seconds = WINDOW_SECONDS if options.window_seconds is None else options.window_seconds
     wanted = Wanted(window_seconds, options.batch_size, options.pictures)
     files = find_inputs(options.paths, options.output)
-    separator = load_separator(options.checkpoint, options.user_classes).to(choose_device(options.device))
+    location = resolve(options.checkpoint)
+    separator = load_separator(location.address, options.user_classes).to(choose_device(options.device))
     about = {
         "sslam": sslam.__version__,
-        "checkpoint": str(options.checkpoint),
+        "checkpoint": location.address,
+        "revision": location.revision,
         "num_sources": separator.num_sources,
         "sample_rate": separator.sample_rate,
-        "settings": {"checkpoint_sha256": file_sha256(options.checkpoint), "window_seconds": window_seconds},
+        "settings": {"checkpoint_sha256": file_sha256(location.file), "window_seconds": window_seconds},
     }
     state = State(options.output, about)
     left = state.unfinished(files, lambda file: wanted.outputs(file, separator.num_sources))
@@ -110,13 +114,15 @@ def separate_into_cache(options: argparse.Namespace) -> int:
         )
     from sslam.audio import SAMPLE_RATE
     from sslam.checkpoints import load_separator
+    from sslam.checkpoints.location import resolve
     from sslam.separation.cache import cache_settings, write_cache
     from sslam.separation.separate_files import find_inputs
     from sslam.separation.state import State
 
     # Training finds the clips from wherever it is started.
     files = find_inputs([str(Path(path).absolute()) for path in options.paths], options.cache)
-    separator = load_separator(options.checkpoint, options.user_classes).to(choose_device(options.device))
+    location = resolve(options.checkpoint)
+    separator = load_separator(location.address, options.user_classes).to(choose_device(options.device))
     if separator.sample_rate != SAMPLE_RATE:
         raise UsageError(
             f"{options.checkpoint} separates at {separator.sample_rate} Hz, and training clips have {SAMPLE_RATE} Hz. "
@@ -124,11 +130,12 @@ def separate_into_cache(options: argparse.Namespace) -> int:
         )
     about = {
         "sslam": sslam.__version__,
-        "checkpoint": str(options.checkpoint),
+        "checkpoint": location.address,
+        "revision": location.revision,
         "num_sources": separator.num_sources,
-        "settings": cache_settings(options.checkpoint),
+        "settings": cache_settings(location.address),
     }
-    state = State(options.cache / options.checkpoint.stem, about)
+    state = State(options.cache / location.name, about)
     state.forget_moved(files)
     left = state.unfinished(files, lambda file: [file.output_name(".npy")])
     say_what_is_finished("separate", len(files) - len(left), len(files), state.path)
