@@ -293,9 +293,8 @@ def load_pretraining_state(path: str | Path, user_classes: UserClasses = ()) -> 
     student, decoder, teacher = PRE_TRAINED_PARTS
     state = dict(checkpoint.tensors)
     if teacher in absent:
-        state |= {
-            teacher + name.removeprefix(student): v.clone() for name, v in state.items() if name.startswith(student)
-        }
+        copies = {name: tensor.clone() for name, tensor in state.items() if name.startswith(student)}
+        state |= {teacher + name.removeprefix(student): tensor for name, tensor in copies.items()}
     if absent:
         what = {decoder: "the decoder is new, with random weights", teacher: "the teacher is a copy of the student"}
         missing = " and no ".join(part.split(".")[0] for part in absent)

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from sslam.atomic_write import write_whole
 from sslam.checkpoints import hub_layout, published
-from sslam.checkpoints.architecture import Network, statement
+from sslam.checkpoints.architecture import statement
 from sslam.checkpoints.contents import METADATA_KEY
 from sslam.checkpoints.loading import Checkpoint
 from sslam.checkpoints.separators import SEPARATOR, SeparatorCheckpoint
 from sslam.errors import CheckpointError
-from sslam.networks import AudioViT, ClassifierHead
+from sslam.networks import AudioViT
+
+CLASSIFIER_OF_THE_HUB = {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
 
 
 def write_sslam(checkpoint: Checkpoint, path: Path) -> None:
@@ -59,25 +61,20 @@ def write_hub(checkpoint: Checkpoint, folder: Path) -> None:
     Raises:
         CheckpointError: If the encoder or the classifier is not one that this layout has.
     """
-    network, names = checkpoint.networks["encoder"], checkpoint.class_names
+    network = checkpoint.networks["encoder"]
     if network.network_class is not AudioViT:
+        raise CheckpointError(f"The Hub's layout has no {network.network_class.__name__}. Write it in our format.")
+    classifier = {name for name in checkpoint.tensors if name.startswith(published.FINE_TUNED_PARTS[1:])}
+    if classifier and (classifier != CLASSIFIER_OF_THE_HUB or checkpoint.classifier["pooling"] != "cls"):
         raise CheckpointError(
-            f"The Hub's layout has no place for a {network.network_class.__name__}. Write it in ours."
+            "The Hub's layout has a classifier of the CLS token, a layer norm and a linear layer, and the checkpoint "
+            "has another. Write it in our format."
         )
-    encoder = AudioViT(**network.arguments)
+    encoder: AudioViT = network.build_empty(sum(tensor.numel() for tensor in checkpoint.tensors.values()))
     others = ("decoder.", "teacher.")
     tensors = {hub_layout.hub_name(name): v for name, v in checkpoint.tensors.items() if not name.startswith(others)}
-    if checkpoint.num_classes:
-        linear: ClassifierHead = checkpoint.networks["head"].network_class(encoder.width, checkpoint.num_classes)
-        if checkpoint.classifier["pooling"] != "cls" or not linear.state_dict().keys() == {
-            name for name in checkpoint.tensors if name.startswith(published.FINE_TUNED_PARTS[1:])
-        }:
-            raise CheckpointError(
-                "The Hub's layout has a linear classifier of the CLS token, behind a layer norm, and this one is "
-                "another. Write it in ours."
-            )
     tensors[hub_layout.POSITIONS] = published.published_positions(encoder.width, encoder.num_rows)
-    config = hub_layout.make_config(Network(AudioViT, encoder.architecture()), checkpoint.num_classes, names)
+    config = hub_layout.make_config(encoder, checkpoint.num_classes, checkpoint.class_names)
     folder.mkdir(exist_ok=True)
     header = _header(replace(checkpoint, networks={k: v for k, v in checkpoint.networks.items() if k != "decoder"}))
     _write_safetensors(tensors, header, folder / hub_layout.WEIGHTS[0])
@@ -109,6 +106,9 @@ def write_published(checkpoint: Checkpoint, path: Path) -> None:
         state_dict[published.EMA] = {**teacher, published.POSITIONS: positions.clone()}
     root: dict[str, object] = {"model": state_dict}
     as_published = published.published_frontend(encoder["num_mel_bins"])
-    if checkpoint.class_names or checkpoint.networks.get("frontend", as_published) != as_published:
+    # What is read of the published tensors alone.
+    is_published = (encoder["num_heads"] * published.HEAD_WIDTH, encoder["num_mel_bins"]) == (encoder["width"], 128)
+    is_published &= checkpoint.networks.get("frontend", as_published) == as_published
+    if checkpoint.class_names or not is_published:
         root |= {"architecture": stated(checkpoint), "class_names": checkpoint.class_names}
     write_whole(path, lambda partial: torch.save(root, partial))

@@ -26,7 +26,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "input",
-        help=f"published weights, checkpoint of a run (.ckpt) or our .safetensors: {WEIGHTS_AT}; of a TensorFlow checkpoint the .index "
+        help=f"published weights, checkpoint of a run (.ckpt) or our .safetensors: {WEIGHTS_AT}; "
+        "of a TensorFlow checkpoint the .index "
         "file, or what its files' names begin with (model.ckpt-1000 of model.ckpt-1000.index)",
     )
     parser.add_argument("output", type=Path, help="file to write; with --to hub the folder")

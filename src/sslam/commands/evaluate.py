@@ -37,8 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="[NAME=]FILE",
-        help=f"weights to evaluate, {WEIGHTS_AT}, with the name the table gives them; once or more. A YAML file stands for an encoder "
-        "that needs none, such as experiments/evaluation/baselines/log_mel.yaml",
+        help=f"weights to evaluate, {WEIGHTS_AT}, with the name the table gives them; "
+        "once or more. A YAML file stands for an encoder that needs none, such as "
+        "experiments/evaluation/baselines/log_mel.yaml",
     )
     parser.add_argument(
         "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"

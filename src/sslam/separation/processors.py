@@ -25,7 +25,8 @@ class Processors:
     Args:
         files: Checkpoints of MixIT runs, or files that ``sslam convert`` wrote, such as ``step=00000000.ckpt`` and
             ``end.ckpt`` of :class:`callbacks.StepCheckpoints`. All must make the same number of channels.
-        folder: Where they are; names with a folder of their own are taken from there, and ``hf://`` addresses from the Hub.
+        folder: Where they are; names with a folder of their own are taken from there, and ``hf://`` addresses
+            from the Hub.
         cache: Folder with a cache of each file, ``CACHE/step=00000000`` and so on, that ``sslam separate --cache`` made
             of the training clips. None separates on the fly.
         clips_at_once: Clips that go through a separator together on a GPU, which bounds the memory. A CPU takes them
