@@ -16,7 +16,6 @@ from sslam.losses import Coincidence, CrossEntropy, NTXent
 from sslam.methods import FineTune, LinearProbe, SeparationContrastive
 from sslam.networks import CNN14, AudioViT, Encoder
 from sslam.transforms import Augmentation, MixtureAgainstMixture
-from tests.checkpoints.published_files import pre_trained, save_published
 
 LOG_MEL: dict[str, Any] = {"num_frames": 32, "mean": -2.0, "std": 3.0, "log_offset": 0.01}
 
@@ -130,15 +129,12 @@ def test_read_checkpoint__refuses_what_is_no_whole_encoder(edit: Any, message: s
     assert message in str(error.value)
 
 
-def test_build_frontend__a_file_that_states_none(tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(save_published(tmp_path / "published.pt", pre_trained()))
+def test_build_frontend__a_run_that_states_none(tmp_path: Path) -> None:
+    path = contrastive_run(tmp_path / "last.ckpt", cnn14(), LogMel(**LOG_MEL))
+    without = edited(path, lambda root: root["architecture"].pop("frontend"))
     with pytest.raises(
         CheckpointError, match="does not state its front end. Give one that fits, such as frontend sslam.front"
     ):
-        checkpoint.build_frontend()
-    path = contrastive_run(tmp_path / "last.ckpt", cnn14(), LogMel(**LOG_MEL))
-    without = edited(path, lambda root: root["architecture"].pop("frontend"))
-    with pytest.raises(CheckpointError, match="does not state its front end"):
         read_checkpoint(without).build_frontend()
     with pytest.raises(CheckpointError, match="does not state its front end"):
         AudioEmbedder.from_checkpoint(without, device="cpu")

@@ -53,8 +53,20 @@ def test_read_encoder__its_front_end_is_the_files_or_makes_the_same_features(pat
         trained.frontend(LogMel())
 
 
-def test_read_encoder__a_file_that_states_no_front_end_accepts_any(tmp_path: Path) -> None:
+def test_read_encoder__published_weights_bring_the_front_end_of_audioset(tmp_path: Path) -> None:
     trained = read_encoder(save_published(tmp_path / "published.pt", pre_trained()))
+    assert trained.frontend().architecture() == KaldiFbank(1024, 128, -4.268, 4.569, 16_000).architecture()
+    given = KaldiFbank(num_frames=512, mean=-6.627, std=5.359)
+    assert trained.frontend(given) is given
+    with pytest.raises(ValueError, match=r"published\.pt was trained on KaldiFbank features .* makes LogMel features"):
+        trained.frontend(LogMel())
+
+
+def test_read_encoder__a_run_that_states_no_front_end_accepts_any(path: Path) -> None:
+    root = torch.load(path, weights_only=True)
+    del root["architecture"]["frontend"]
+    torch.save(root, path)
+    trained = read_encoder(path)
     given = LogMel()
     assert trained.frontend(given) is given
     with pytest.raises(CheckpointError, match="does not state its front end"):

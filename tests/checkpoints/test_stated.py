@@ -74,16 +74,17 @@ def test_convert__carries_what_is_stated_to_both_formats_and_back(
     assert "classes: 3 (dog, rooster, far, Ruisseau à l'eau)" in printed
 
 
-def test_convert__a_published_file_states_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert__a_published_file_brings_its_front_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = save_published(tmp_path / "published.pt", fine_tuned())
     assert main([str(path), str(tmp_path / "ours.safetensors")]) == 0
     checkpoint = read_checkpoint(tmp_path / "ours.safetensors")
-    assert "frontend" not in checkpoint.networks
+    # Which is read of files that earlier versions converted, too.
+    assert checkpoint.build_frontend().architecture() == KaldiFbank().architecture()
     # As the published classifiers are.
     assert checkpoint.classifier == {"pooling": "cls", "activation": "sigmoid"}
     assert checkpoint.class_names == []
     printed = capsys.readouterr().out
-    assert "front end: not stated" in printed
+    assert "front end: num_frames 1024, num_mel_bins 128, mean -4.268, std 4.569, sample_rate 16000" in printed
     assert "classes: 5 (not named)" in printed
 
 

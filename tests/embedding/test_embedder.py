@@ -10,6 +10,7 @@ import torch
 from sslam.checkpoints import CheckpointError, load_encoder
 from sslam.embedding import AudioEmbedder
 from sslam.frontends import KaldiFbank
+from sslam.networks import AudioViT
 from tests.checkpoints import published_files
 from tests.reference.formulas import wav_formula
 
@@ -180,8 +181,18 @@ def test_embedder__agrees_with_the_published_fine_tuned_model(tmp_path: Path) ->
     np.testing.assert_allclose(embeddings.logits, reference["logits"], rtol=1e-4, atol=1e-5)
 
 
-def test_from_checkpoint__tells_which_statistics_it_takes_for_a_published_file(tmp_path: Path) -> None:
+def test_from_checkpoint__takes_audiosets_statistics_for_a_published_file(tmp_path: Path) -> None:
     path = published_files.save_published(tmp_path / "published.pt", published_files.pre_trained())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        embedder = AudioEmbedder.from_checkpoint(path, device="cpu")
+    assert (embedder.frontend.mean, embedder.frontend.std, embedder.frontend.num_mel_bins) == (-4.268, 4.569, 128)
+
+
+def test_from_checkpoint__tells_which_statistics_it_takes_where_nothing_is_stated(tmp_path: Path) -> None:
+    encoder = AudioViT(width=64, depth=1, num_heads=1)
+    path = tmp_path / "bare.pt"
+    torch.save({f"student.{name}": tensor for name, tensor in encoder.state_dict().items()}, path)
     with pytest.warns(UserWarning, match="does not state the mean .* AudioSet's -4.268 and 4.569 are taken") as caught:
         embedder = AudioEmbedder.from_checkpoint(path, device="cpu")
     assert len(caught) == 1

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from sslam.checkpoints import published
+from sslam.checkpoints import hub_layout, published
 from sslam.checkpoints.tensorflow_bundle import is_bundle
 from sslam.checkpoints.torch_file import Placeholder, checked_tensors, read_torch_file
 from sslam.errors import CheckpointError, printable
@@ -29,6 +29,7 @@ class Contents:
         global_step: Steps of the run, or None.
         source_sha256: SHA-256 of the file that it was converted from, or "".
         skipped: What else the file holds, in words.
+        hub_config: Entries of the ``config.json`` beside a file in the Hub's layout; empty for any other.
     """
 
     tensors: dict[str, Tensor]
@@ -37,6 +38,7 @@ class Contents:
     global_step: int | None = None
     source_sha256: str = ""
     skipped: list[str] = field(default_factory=list)
+    hub_config: dict[str, Any] = field(default_factory=dict)
 
 
 def read_contents(path: Path) -> Contents:
@@ -56,7 +58,10 @@ def read_contents(path: Path) -> Contents:
     if not start:
         raise CheckpointError(f"{path} is empty. Download it again.")
     # A safetensors file begins with the length of its JSON header.
-    return _of_safetensors(path) if start[8:] == b"{" else _of_torch_file(path)
+    contents = _of_safetensors(path) if start[8:] == b"{" else _of_torch_file(path)
+    if hub_layout.is_hub_layout(contents.tensors):
+        contents = replace(contents, hub_config=hub_layout.read_config(path.parent))
+    return contents
 
 
 @contextmanager

@@ -1,11 +1,12 @@
-"""Reading weights: a file of ``sslam convert``, a checkpoint of one of our runs, or a published EAT or SSLAM file.
+"""Reading weights: a file of ``sslam convert``, a checkpoint of one of our runs, or published weights of EAT or SSLAM.
 
 Nothing that a file says is executed, whatever its kind.
 """
 
 import hashlib
 import inspect
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sslam.checkpoints import published
+from sslam.checkpoints import hub_layout, published
 from sslam.checkpoints.architecture import Network, UserClasses, is_stated, read_networks
 from sslam.checkpoints.contents import Contents, as_weights, list_problems, naming, read_contents
+from sslam.checkpoints.location import resolve
 from sslam.checkpoints.published import FINE_TUNED_PARTS, PRE_TRAINED_PARTS
 from sslam.checkpoints.separators import SEPARATOR
 from sslam.errors import CheckpointError, printable
@@ -110,12 +112,12 @@ class Checkpoint:
             changes: Arguments to be replaced.
 
         Raises:
-            CheckpointError: If the file states none, as published ones do not.
+            CheckpointError: If the file states none and is not of EAT or SSLAM, whose front end is known.
         """
         if "frontend" not in self.networks:
             raise CheckpointError(
                 "The checkpoint does not state its front end. Give one that fits, such as frontend "
-                "sslam.frontends.KaldiFbank with whole_clips true for EAT and SSLAM."
+                "sslam.frontends.KaldiFbank with whole_clips true for an AudioViT."
             )
         frontend: Frontend = self.networks["frontend"].build(**changes)
         return frontend
@@ -131,7 +133,8 @@ def read_checkpoint(
     """Read and check a checkpoint of any kind: ours (safetensors), a run's (Lightning), or a published one.
 
     Args:
-        path: The file.
+        path: A file, a folder with its weights, or ``hf://owner/name[@revision][/file]``; see
+            :func:`~sslam.checkpoints.location.resolve`.
         allow_unknown: Leave out tensors that belong to no part, and list them, instead of raising.
         num_heads: Attention heads of the encoder; by default what the file states, else width / 64.
         num_mel_bins: Mel bins of the features; by default what the file states, else 128.
@@ -142,11 +145,11 @@ def read_checkpoint(
         CheckpointError: If there is no such file, it is damaged or unsafe, names a class that is not allowed, or
             tensors are missing, unknown or of another shape.
     """
-    path = Path(path)
+    file = resolve(path).file
     given = {"num_heads": num_heads, "num_mel_bins": num_mel_bins}
     given_numbers = {name: value for name, value in given.items() if value is not None}
-    with naming(path):
-        return _checked(read_contents(path), allow_unknown, given_numbers, user_classes)
+    with naming(file):
+        return _checked(read_contents(file), allow_unknown, given_numbers, user_classes)
 
 
 def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], user_classes: UserClasses) -> Checkpoint:
@@ -156,15 +159,22 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
             "The file holds a separator (MixIT), no encoder. Load it with load_separator, or give a checkpoint of "
             "EAT, SSLAM or an encoder of this project."
         )
-    is_published = any(published.IMAGE in name for name in names)
-    parts = PRE_TRAINED_PARTS
-    if any(name.startswith("model." if is_published else FINE_TUNED_PARTS) for name in names):
-        parts = FINE_TUNED_PARTS
-    positions = [name for name in names if is_published and name.endswith(published.POSITIONS)]
+    is_hub = hub_layout.is_hub_layout(names)
+    is_published = is_hub or any(published.IMAGE in name for name in names)
+    fine_tuned_names = hub_layout.CLASSIFIER if is_hub else "model." if is_published else FINE_TUNED_PARTS
+    parts = FINE_TUNED_PARTS if any(name.startswith(fine_tuned_names) for name in names) else PRE_TRAINED_PARTS
+    our_name, their_name = published.our_name, published.published_name
+    if is_hub:
+        our_name, their_name = hub_layout.our_name, hub_layout.hub_name
+    end_of_positions = hub_layout.POSITIONS if is_hub else published.POSITIONS
+    positions = [name for name in names if is_published and name.endswith(end_of_positions)]
     ignored = sorted(name for name in names if not is_published and name.startswith(LEFT_OUT))
 
     # From here on tensors have our names; `file_names` leads back.
-    file_names = _file_names(names - {*positions, *ignored}, parts if is_published else ())
+    is_fine_tuned = parts is FINE_TUNED_PARTS
+    file_names = _file_names(
+        names - {*positions, *ignored}, lambda name: our_name(name, is_fine_tuned) if is_published else name
+    )
     tensors = {ours: contents.tensors[name] for ours, name in file_names.items()}
 
     networks = _networks(contents, tensors, parts, given, user_classes)
@@ -190,7 +200,7 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
         for name, tensor in modules[part].state_dict().items()
     }
     unknown = sorted(file_names[name] for name in tensors.keys() - expected.keys())
-    shown = {name: published.published_name(name) for name in expected} if is_published else {}
+    shown = {name: their_name(name) for name in expected} if is_published else {}
     problems = list_problems(tensors, expected, [] if allow_unknown else unknown, shown)
     if problems:
         only_unknown = not list_problems(tensors, expected, [], shown)
@@ -199,6 +209,9 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
     if positions and isinstance(encoder, AudioViT):
         for name in positions:
             published.check_positions(name, contents.tensors[name].float(), encoder.width, encoder.num_rows)
+    is_converted = bool(contents.source_sha256) and isinstance(encoder, AudioViT)
+    if "frontend" not in networks and (is_published or is_converted):
+        networks["frontend"] = published.published_frontend(encoder.num_mel_bins)
     if "frontend" in networks and networks["frontend"].build().num_mel_bins != encoder.num_mel_bins:
         raise CheckpointError(
             f"The file states a front end with {printable(networks['frontend'].arguments)}, and it must have "
@@ -206,6 +219,10 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
         )
     is_contrastive = not is_published and parts is FINE_TUNED_PARTS and not classifier
     class_names = contents.class_names if num_classes else []  # of an encoder alone they were a shallow classifier's
+    if is_hub and isinstance(encoder, AudioViT):
+        hub_layout.check_config(contents.hub_config, encoder, num_classes)
+        if num_classes:
+            class_names = class_names or hub_layout.class_names(contents.hub_config)
     if class_names and len(class_names) != num_classes:
         raise CheckpointError(
             f"The file names {len(class_names)} classes and its classifier has {num_classes}. Give a checkpoint that "
@@ -254,30 +271,42 @@ def load_encoder(
 
 
 def load_pretraining_state(path: str | Path, user_classes: UserClasses = ()) -> dict[str, Tensor]:
-    """Weights that pre-training can start from: ``student.*``, ``decoder.*`` and ``teacher.encoder.*``, all there.
+    """Weights that pre-training can start from: ``student.*``, ``decoder.*`` and ``teacher.encoder.*``.
+
+    Where a file of pre-training has no teacher, as on the Hub, it is a copy of the student; where it has no decoder,
+    there is none, and that of the run stays as new as it is. Both are said in a warning.
 
     Args:
-        path: The file.
+        path: See :func:`read_checkpoint`.
         user_classes: See :func:`read_checkpoint`.
 
     Raises:
-        CheckpointError: If the file cannot be used, is fine-tuned, or has no decoder or teacher.
+        CheckpointError: If the file cannot be used, or is not of pre-training.
     """
     checkpoint = read_checkpoint(path, user_classes=user_classes)
     absent = [part for part in PRE_TRAINED_PARTS if not any(name.startswith(part) for name in checkpoint.tensors)]
-    if absent:
+    if checkpoint.kind != "pre_trained":
         raise CheckpointError(
             f"{path} is a {checkpoint.kind} checkpoint without {', '.join(part.rstrip('.') for part in absent)}. "
             "Pre-training starts from a student, its decoder and its teacher: give a checkpoint of pre-training."
         )
-    return checkpoint.tensors
+    student, decoder, teacher = PRE_TRAINED_PARTS
+    state = dict(checkpoint.tensors)
+    if teacher in absent:
+        copies = {name: tensor.clone() for name, tensor in state.items() if name.startswith(student)}
+        state |= {teacher + name.removeprefix(student): tensor for name, tensor in copies.items()}
+    if absent:
+        what = {decoder: "the decoder is new, with random weights", teacher: "the teacher is a copy of the student"}
+        missing = " and no ".join(part.split(".")[0] for part in absent)
+        warnings.warn(f"{path} holds no {missing}: {', and '.join(what[part] for part in absent)}.", stacklevel=2)
+    return state
 
 
-def _file_names(names: Iterable[str], published_parts: tuple[str, ...]) -> dict[str, str]:
-    """The file's names by ours, which ours are already where ``published_parts`` is empty."""
+def _file_names(names: Iterable[str], our_name: Callable[[str], str]) -> dict[str, str]:
+    """The file's names by ours."""
     file_names: dict[str, str] = {}
     for name in names:
-        ours = published.our_name(name, published_parts is FINE_TUNED_PARTS) if published_parts else name
+        ours = our_name(name)
         if ours in file_names:
             raise CheckpointError(
                 f"{printable(name)} and {printable(file_names[ours])} would both become {printable(ours)}. Give a "
@@ -297,7 +326,7 @@ def _networks(
     """What the file states, or else what its shapes tell; arguments of the encoder that are given win."""
     stated = contents.architecture
     if not is_stated(stated):
-        encoder = stated.get("encoder")
+        encoder = hub_layout.stated_encoder(contents.hub_config) or stated.get("encoder")
         stated = {**stated, "encoder": {**(encoder if isinstance(encoder, dict) else {}), **given}}
         return published.infer_networks(tensors, parts, stated)
     networks = read_networks(stated, user_classes)

@@ -5,6 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from sslam.checkpoints.architecture import UserClasses, in_words
 from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
+from sslam.checkpoints.location import resolve
 from sslam.frontends import Frontend
 from sslam.networks import Encoder
 
@@ -16,7 +17,8 @@ class TrainedEncoder(NamedTuple):
         encoder: Encoder in training mode, on the CPU.
         checkpoint: Everything that the file holds.
         provenance: Plain values that results and checkpoints state: ``label``, the name in tables; ``weights``,
-            ``student``, ``teacher`` or ``random``; ``path``; and the file's ``sha256``.
+            ``student``, ``teacher`` or ``random``; ``path``, or the address on the Hub; the file's ``sha256``; and of
+            weights on the Hub the ``revision``, a commit.
     """
 
     encoder: Encoder
@@ -49,7 +51,8 @@ def read_encoder(
     """Read the encoder of a checkpoint of any kind; nothing that the file says is executed.
 
     Args:
-        path: A run of pre-training or fine-tuning, a file that ``sslam convert`` wrote, or a published file.
+        path: A run of pre-training or fine-tuning, a file that ``sslam convert`` wrote, or a published one: a file, a
+            folder or ``hf://owner/name[@revision][/file]``.
         weights: Encoder of that file: the student (as published) or the teacher; ``random`` takes its architecture.
         drop_path: Stochastic depth of the encoder's last block in training, rising linearly from the first one.
         label: Name of the weights in tables; by default ``weights`` and the file's name.
@@ -58,13 +61,16 @@ def read_encoder(
     Raises:
         CheckpointError: If the file cannot be used or holds no such encoder.
     """
-    checkpoint = read_checkpoint(path, user_classes=user_classes)
+    location = resolve(path)
+    checkpoint = read_checkpoint(location.file, user_classes=user_classes)
     encoder = checkpoint.build_encoder("teacher" if weights == "teacher" else "student", drop_path)
     if weights == "random":
         # After the one above, whose random weights are drawn as well: a seed gives the baseline that it always gave.
         encoder = checkpoint.new_encoder(drop_path)
-    label = label or ("random weights" if weights == "random" else f"{weights} of {Path(path).stem}")
-    origin = {"label": label, "weights": weights, "path": str(path), "sha256": file_sha256(Path(path))}
+    label = label or ("random weights" if weights == "random" else f"{weights} of {location.name}")
+    origin = {"label": label, "weights": weights, "path": location.address, "sha256": file_sha256(location.file)}
+    if location.revision is not None:
+        origin["revision"] = location.revision
     return TrainedEncoder(encoder, checkpoint, origin)
 
 

@@ -77,6 +77,11 @@ def published_name(ours: str) -> str:
     return ours
 
 
+def published_frontend(num_mel_bins: int) -> Network:
+    """The front end of EAT and SSLAM, AudioSet's statistics included, which no published file states."""
+    return Network(KaldiFbank, KaldiFbank(num_mel_bins=num_mel_bins).architecture())
+
+
 def infer_networks(
     tensors: Mapping[str, Tensor], parts: tuple[str, ...], stated: Mapping[str, Any]
 ) -> dict[str, Network]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sslam.checkpoints.architecture import Network, UserClasses, is_stated, read_networks
 from sslam.checkpoints.contents import as_weights, list_problems, naming, read_contents
+from sslam.checkpoints.location import resolve
 from sslam.checkpoints.tensorflow_bundle import read_bundle
 from sslam.checkpoints.tensorflow_names import our_separator_name, published_separator_name, separator_state
 from sslam.errors import CheckpointError, printable
@@ -56,7 +57,7 @@ def load_separator(path: str | Path, user_classes: UserClasses = ()) -> Separato
 
     Args:
         path: A checkpoint of a MixIT run (``.ckpt``), or a ``.safetensors`` file that ``sslam convert`` made of one or
-            of a published TensorFlow checkpoint.
+            of a published TensorFlow checkpoint; or a folder or ``hf://owner/name[@revision][/file]`` with one.
         user_classes: Separators of your own, or their import paths, that the file may name; these are imported.
 
     Returns:
@@ -75,7 +76,7 @@ def holds_separator(path: str | Path) -> bool:
     Raises:
         CheckpointError: If there is no such file, or it is damaged, unsafe or something else.
     """
-    return any(name.startswith(SEPARATOR) for name in read_contents(Path(path)).tensors)
+    return any(name.startswith(SEPARATOR) for name in read_contents(resolve(path).file).tensors)
 
 
 def read_separator(path: str | Path, user_classes: UserClasses = ()) -> SeparatorCheckpoint:
@@ -84,9 +85,9 @@ def read_separator(path: str | Path, user_classes: UserClasses = ()) -> Separato
     Raises:
         CheckpointError: See :func:`load_separator`.
     """
-    path = Path(path)
-    with naming(path):
-        contents = read_contents(path)
+    file = resolve(path).file
+    with naming(file):
+        contents = read_contents(file)
         names = [name for name in contents.tensors if name.startswith(SEPARATOR)]
         if not names:
             raise CheckpointError(

@@ -40,6 +40,7 @@ USER_CLASSES: dict[str, Any] = {
     "help": "import path of a class of your own that a checkpoint may name, such as my_encoders.TinyEncoder: it is "
     "imported; once or more",
 }
+WEIGHTS_AT = "a file, a folder with its weights, or hf://OWNER/NAME[@REVISION][/FILE] on the Hugging Face Hub"
 DEVICE: dict[str, Any] = {"help": "cpu, cuda, cuda:1, ... or auto (default: a GPU if there is one)"}
 
 

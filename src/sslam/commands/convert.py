@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sslam.commands.command import USER_CLASSES, CommandParser, check_output, main_of, positive_integer
+from sslam.commands.command import USER_CLASSES, WEIGHTS_AT, CommandParser, check_output, main_of, positive_integer
 from sslam.commands.exit_codes import DONE
 from sslam.errors import UsageError, printable
 
@@ -20,19 +20,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "convert",
         description="Turns a published EAT or SSLAM checkpoint, or one of our runs, into a safetensors file that "
-        "pre-training (initial_checkpoint) and evaluation load; or any of these into the published names. Turns a "
+        "pre-training (initial_checkpoint) and evaluation load; or any of these into the published layouts. Turns a "
         "TensorFlow checkpoint of the authors' MixIT code, or a MixIT run, into a safetensors file of the separator. "
         "Nothing in the file is executed.",
     )
     parser.add_argument(
         "input",
-        type=Path,
-        help="published file, checkpoint of a run (.ckpt) or our .safetensors; of a TensorFlow checkpoint the .index "
+        help=f"published weights, checkpoint of a run (.ckpt) or our .safetensors: {WEIGHTS_AT}; "
+        "of a TensorFlow checkpoint the .index "
         "file, or what its files' names begin with (model.ckpt-1000 of model.ckpt-1000.index)",
     )
-    parser.add_argument("output", type=Path, help="file to write")
+    parser.add_argument("output", type=Path, help="file to write; with --to hub the folder")
     parser.add_argument(
-        "--to", choices=("sslam", "published"), default="sslam", help="format of the output (default: %(default)s)"
+        "--to",
+        choices=("sslam", "published", "hub"),
+        default="sslam",
+        help="format of the output: ours, "
+        "the file that fairseq writes, or the Hub's config.json and model.safetensors (default: %(default)s)",
     )
     parser.add_argument("--user_classes", **USER_CLASSES)
     parser.add_argument("--overwrite", action="store_true", help="replace the output if it exists")
@@ -63,15 +67,14 @@ def convert(options: argparse.Namespace) -> int:
     """Read the input, write the output and say what was in it."""
     check_output(options.output, options.overwrite)
     from sslam.checkpoints.separators import SeparatorCheckpoint
-    from sslam.checkpoints.writing import write_published, write_separator, write_sslam
+    from sslam.checkpoints.writing import write_hub, write_published, write_separator, write_sslam
 
     checkpoint = read(options)
     if isinstance(checkpoint, SeparatorCheckpoint):
         write_separator(checkpoint, options.output)
         lines = about_separator(checkpoint)
     else:
-        write = write_published if options.to == "published" else write_sslam
-        write(checkpoint, options.output)
+        {"published": write_published, "hub": write_hub, "sslam": write_sslam}[options.to](checkpoint, options.output)
         lines = about_encoder(checkpoint)
     lines.append(f"source SHA-256: {checkpoint.source_sha256}")
     unknown = () if isinstance(checkpoint, SeparatorCheckpoint) else checkpoint.unknown
@@ -85,6 +88,7 @@ def convert(options: argparse.Namespace) -> int:
 def read(options: argparse.Namespace) -> "Checkpoint | SeparatorCheckpoint":
     """The input, whatever it is, with its SHA-256 unless it states another file's."""
     from sslam.checkpoints.loading import file_sha256, read_checkpoint
+    from sslam.checkpoints.location import resolve
     from sslam.checkpoints.separators import holds_separator, read_published_separator, read_separator
     from sslam.checkpoints.tensorflow_bundle import bundle_files, is_bundle
 
@@ -93,16 +97,17 @@ def read(options: argparse.Namespace) -> "Checkpoint | SeparatorCheckpoint":
         bundle = read_published_separator(options.input, options.consistency, options.dilation_cycle or 8)
         return replace(bundle, source_sha256=file_sha256(*bundle_files(options.input)))
     checkpoint: Checkpoint | SeparatorCheckpoint
-    if holds_separator(options.input):
+    file = resolve(options.input).file
+    if holds_separator(file):
         refuse(options, ("to", "allow_unknown", "num_heads", "num_mel_bins"), "a separator")
         refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint and states them itself")
-        checkpoint = read_separator(options.input, options.user_classes)
+        checkpoint = read_separator(file, options.user_classes)
     else:
         refuse(options, ("consistency", "dilation_cycle"), "no TensorFlow checkpoint")
         checkpoint = read_checkpoint(
-            options.input, options.allow_unknown, options.num_heads, options.num_mel_bins, options.user_classes
+            file, options.allow_unknown, options.num_heads, options.num_mel_bins, options.user_classes
         )
-    return replace(checkpoint, source_sha256=checkpoint.source_sha256 or file_sha256(options.input))
+    return replace(checkpoint, source_sha256=checkpoint.source_sha256 or file_sha256(file))
 
 
 def refuse(options: argparse.Namespace, names: tuple[str, ...], kind: str) -> None:

@@ -12,6 +12,7 @@ from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
     USER_CLASSES,
+    WEIGHTS_AT,
     WORK_IS_KEPT,
     CommandParser,
     check_output,
@@ -38,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("paths", **AUDIO_PATHS)
     parser.add_argument(
-        "--checkpoint", type=Path, required=True, help="of a run (.ckpt), of sslam convert, or published"
+        "--checkpoint", required=True, help=f"of a run (.ckpt), of sslam convert, or published: {WEIGHTS_AT}"
     )
     parser.add_argument(
         "--output",
@@ -113,6 +114,7 @@ def embed(options: argparse.Namespace) -> int:
     check_options(options)
     from sslam.audio_files import find_audio_files
     from sslam.checkpoints.loading import file_sha256
+    from sslam.checkpoints.location import resolve
     from sslam.embedding import AudioEmbedder
     from sslam.embedding.embed_files import Wanted, embed_files
     from sslam.embedding.output import WRITERS
@@ -120,8 +122,9 @@ def embed(options: argparse.Namespace) -> int:
     from sslam.finished_files import InputFile
 
     files = [InputFile.at(path, path) for path in find_audio_files(options.paths)]
+    location = resolve(options.checkpoint)
     embedder = AudioEmbedder.from_checkpoint(
-        options.checkpoint, options.weights, choose_device(options.device), options.pooling or "cls",
+        location.address, options.weights, choose_device(options.device), options.pooling or "cls",
         options.num_frames, options.mean, options.std, options.user_classes,
     )  # fmt: skip
     if options.tags and not embedder.num_classes:
@@ -132,14 +135,14 @@ def embed(options: argparse.Namespace) -> int:
         raise UsageError(f"--tags must be at most the model's {embedder.num_classes} classes, got {options.tags}.")
 
     settings = {
-        "checkpoint_sha256": file_sha256(options.checkpoint),
+        "checkpoint_sha256": file_sha256(location.file),
         **{name: getattr(options, name) for name in ("level", "tags", "weights", "num_frames")},
         "pooling": embedder.pooling,
         "mean": embedder.frontend.mean,
         "std": embedder.frontend.std,
         "device": embedder.device.type,
     }
-    about: dict[str, Any] = {"sslam": sslam.__version__, "checkpoint": str(options.checkpoint)}
+    about: dict[str, Any] = {"sslam": sslam.__version__, "checkpoint": location.address, "revision": location.revision}
     output: Path = options.output
     parts = Parts(output.with_name(output.name + ".parts") / LIST, about | {"settings": settings})
     say_what_is_finished("embed", len(files) - len(parts.left(files)), len(files), parts.folder)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslam.commands.command import USER_CLASSES, CommandParser, new_run_id, run
+from sslam.commands.command import USER_CLASSES, WEIGHTS_AT, CommandParser, new_run_id, run
 from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
 from sslam.commands.fitting.config_files import locate
 from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
@@ -37,8 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
         action="append",
         required=True,
         metavar="[NAME=]FILE",
-        help="weights to evaluate, with the name the table gives them; once or more. A YAML file stands for an encoder "
-        "that needs none, such as experiments/evaluation/baselines/log_mel.yaml",
+        help=f"weights to evaluate, {WEIGHTS_AT}, with the name the table gives them; "
+        "once or more. A YAML file stands for an encoder that needs none, such as "
+        "experiments/evaluation/baselines/log_mel.yaml",
     )
     parser.add_argument(
         "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"
@@ -223,13 +224,10 @@ def weights_of(options: argparse.Namespace) -> list[Weights]:
     for given in options.checkpoint:
         label, equals, file = given.partition("=")
         if not equals or Path(given).exists():
-            label, file = Path(given).stem, given
-        if not label:
+            label, file = None, given
+        if label == "":
             raise UsageError(f"--checkpoint {given} has an empty name. Pass --checkpoint NAME=FILE, or the file alone.")
-        file = locate(file)
-        if not Path(file).is_file():
-            raise UsageError(f"There is no checkpoint {file}. Pass --checkpoint NAME=FILE with the path of one.")
-        rows.append(Weights(label, str(Path(file).absolute())))
+        rows.append(weights_at(label, locate(file)))
     if options.random:
         file = next((row.file for row in rows if not row.is_baseline), None)
         if file is None:
@@ -241,6 +239,22 @@ def weights_of(options: argparse.Namespace) -> list[Weights]:
             f"Two checkpoints are called {', '.join(twice)}. Pass --checkpoint NAME=FILE with other names."
         )
     return rows
+
+
+def weights_at(label: str | None, file: str) -> Weights:
+    """One row, of a revision of the Hub that is the same for all runs.
+
+    Raises:
+        UsageError: If there is no checkpoint.
+    """
+    if Path(file).is_file():
+        return Weights(label or Path(file).stem, str(Path(file).absolute()))
+    if not (file.startswith("hf:") or Path(file).is_dir()):
+        raise UsageError(f"There is no checkpoint {file}. Pass --checkpoint NAME=FILE with the path of one.")
+    from sslam.checkpoints.location import resolve  # takes seconds to import
+
+    found = resolve(file)
+    return Weights(label or found.name, found.address if found.revision else str(found.file.absolute()))
 
 
 def all_runs(

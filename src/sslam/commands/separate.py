@@ -2,12 +2,14 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import sslam
 from sslam.commands.command import (
     AUDIO_PATHS,
     DEVICE,
     USER_CLASSES,
+    WEIGHTS_AT,
     WORK_IS_KEPT,
     CommandParser,
     choose_device,
@@ -35,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--output separated",
     )
     parser.add_argument("paths", **AUDIO_PATHS)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="of a run (.ckpt) or of sslam convert")
+    parser.add_argument("--checkpoint", required=True, help=f"of a run (.ckpt) or of sslam convert: {WEIGHTS_AT}")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--output", type=Path, metavar="FOLDER", help="new, empty, or of an earlier run to go on with")
     where.add_argument(
@@ -77,6 +79,7 @@ def separate(options: argparse.Namespace) -> int:
     from sslam.audio import SAMPLE_RATE
     from sslam.checkpoints import load_separator
     from sslam.checkpoints.loading import file_sha256
+    from sslam.checkpoints.location import resolve
     from sslam.finished_files import FinishedFiles
     from sslam.separation.cache import LIST, cache_settings, write_cache
     from sslam.separation.separate_files import Wanted, find_inputs, separate_files
@@ -86,10 +89,12 @@ def separate(options: argparse.Namespace) -> int:
     # Training finds the clips of a cache from wherever it is started.
     paths = [str(Path(path).absolute()) for path in options.paths] if is_cache else options.paths
     files = find_inputs(paths, options.cache if is_cache else options.output)
-    separator = load_separator(options.checkpoint, options.user_classes).to(choose_device(options.device))
-    about = {
+    location = resolve(options.checkpoint)
+    separator = load_separator(location.address, options.user_classes).to(choose_device(options.device))
+    about: dict[str, Any] = {
         "sslam": sslam.__version__,
-        "checkpoint": str(options.checkpoint),
+        "checkpoint": location.address,
+        "revision": location.revision,
         "num_sources": separator.num_sources,
         "sample_rate": separator.sample_rate,
     }
@@ -99,11 +104,11 @@ def separate(options: argparse.Namespace) -> int:
                 f"{options.checkpoint} separates at {separator.sample_rate} Hz, and training clips have {SAMPLE_RATE} "
                 "Hz. Give the checkpoint of another separator."
             )
-        about["settings"] = cache_settings(options.checkpoint)
-        finished = FinishedFiles(options.cache / options.checkpoint.stem / LIST, about)
+        about["settings"] = cache_settings(location.address)
+        finished = FinishedFiles(options.cache / location.name / LIST, about)
         left = finished.unfinished(files, lambda file: [file.output_name(".npy")])
     else:
-        about["settings"] = {"checkpoint_sha256": file_sha256(options.checkpoint), "window_seconds": window_seconds}
+        about["settings"] = {"checkpoint_sha256": file_sha256(location.file), "window_seconds": window_seconds}
         finished = FinishedFiles(options.output / LIST, about)
         left = finished.unfinished(files, lambda file: wanted.outputs(file, separator.num_sources))
     say_what_is_finished("separate", len(files) - len(left), len(files), finished.path)

@@ -126,13 +126,13 @@ class AudioEmbedder:
         """From a checkpoint of a run, a file of ``sslam convert``, or a published file; nothing in it is executed.
 
         Args:
-            path: The file.
+            path: A file, a folder or ``hf://owner/name[@revision][/file]``.
             weights: Encoder of a pre-trained file: the student or the teacher.
             device: See the class.
             pooling: See the class.
             num_frames: See the class.
-            mean: Mean of the log-mels that the encoder was trained with; by default what the file states. A published
-                file states none: then AudioSet's are taken, with a warning.
+            mean: Mean of the log-mels that the encoder was trained with; by default what the file states, or AudioSet's
+                for a published file. Where nothing is known, as of a bare state dict, these are taken with a warning.
             std: Standard deviation likewise.
             user_classes: Classes of your own that the file may name, see :func:`~sslam.checkpoints.read_checkpoint`.
 

@@ -112,7 +112,7 @@ class Method(pl.LightningModule):
         # Read once: a test that follows a fit is of what was learnt.
         path, self.weights_to_start_from = self.weights_to_start_from, None
         if path is not None and self.trainer.ckpt_path is None:
-            self.load_initial_weights(Path(path))
+            self.load_initial_weights(path)
 
     def random_source(self, batch_idx: int) -> RandomSource:
         """Generators of one training batch: other draws on every rank and batch, the same after a resume."""
@@ -146,7 +146,7 @@ class Method(pl.LightningModule):
 
     # ---- checkpoints ------------------------------------------------
 
-    def load_initial_weights(self, path: Path) -> None:
+    def load_initial_weights(self, path: str | Path) -> None:
         """Take the networks' weights from a file.
 
         Raises:

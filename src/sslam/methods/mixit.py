@@ -138,7 +138,7 @@ class MixIT(Method):
                 "clips of a batch are added up. Change the data's batch_size."
             )
 
-    def load_initial_weights(self, path: Path) -> None:
+    def load_initial_weights(self, path: str | Path) -> None:
         """Take the separator's weights from a file.
 
         Raises:

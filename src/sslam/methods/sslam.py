@@ -318,14 +318,16 @@ class SSLAM(Method):
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
-    def load_initial_weights(self, path: Path) -> None:
-        """Take student, decoder and teacher from a file.
+    def load_initial_weights(self, path: str | Path) -> None:
+        """Take student, decoder and teacher from a file; where it has no decoder, the model keeps its own.
 
         Raises:
             ValueError: If the file cannot be used, or has other shapes than this model.
         """
         # Its configuration names these classes, so the file may.
         state = load_pretraining_state(path, [type(self.student), type(self.decoder), type(self.frontend)])
+        if not any(name.startswith("decoder.") for name in state):
+            state |= {f"decoder.{name}": tensor for name, tensor in self.decoder.state_dict().items()}
         wanted = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         wrong = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]

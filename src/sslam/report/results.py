@@ -79,12 +79,16 @@ class DataFacts:
 
 @dataclass(frozen=True, config=STRICT)
 class CheckpointFacts:
-    """Which weights were evaluated: `student`, `teacher`, `random` or `none`, under which name, from which file."""
+    """Which weights were evaluated: `student`, `teacher`, `random` or `none`, under which name, from which file.
+
+    Of weights on the Hub also the commit, `revision`.
+    """
 
     label: str
     weights: str
     path: str | None
     sha256: str | None
+    revision: str | None = None
 
     @property
     def identity(self) -> tuple[str, str, str | None]:

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from sslam.atomic_write import write_whole
 from sslam.audio import SAMPLE_RATE, AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
 from sslam.checkpoints.loading import file_sha256
+from sslam.checkpoints.location import resolve
 from sslam.finished_files import VERSION, Entry, FinishedFiles, InputFile, read_list
 from sslam.networks import Separator
 from sslam.separation.waveform import rows_at_once, runs_of_one_kind
@@ -25,9 +26,9 @@ LIST = "separation.jsonl"
 REMEDY = "Make it again: sslam separate FOLDER --checkpoint {checkpoint} --cache {cache}."
 
 
-def cache_settings(checkpoint: Path) -> dict[str, str]:
+def cache_settings(checkpoint: str | Path) -> dict[str, str]:
     """What decides the channels in a cache."""
-    return {"checkpoint_sha256": file_sha256(checkpoint), "output": "channels"}
+    return {"checkpoint_sha256": file_sha256(resolve(checkpoint).file), "output": "channels"}
 
 
 def write_cache(separator: Separator, files: Sequence[InputFile], finished: FinishedFiles, batch_size: int) -> None:
@@ -88,7 +89,7 @@ class ChannelCache:
         ValueError: If there is no cache or another checkpoint made it.
     """
 
-    def __init__(self, folder: Path, checkpoint: Path) -> None:
+    def __init__(self, folder: Path, checkpoint: str | Path) -> None:
         self.folder = folder
         self.remedy = REMEDY.format(checkpoint=checkpoint, cache=folder.parent)
         path = folder / LIST

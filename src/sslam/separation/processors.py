@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints import load_separator
+from sslam.checkpoints.location import is_hub_address, resolve
 from sslam.checks import at_least
 from sslam.networks import Separator
 from sslam.separation.cache import ChannelCache
@@ -25,7 +26,8 @@ class Processors:
     Args:
         files: Checkpoints of MixIT runs, or files that ``sslam convert`` wrote, such as ``step=00000000.ckpt`` and
             ``end.ckpt`` of :class:`callbacks.StepCheckpoints`. All must make the same number of channels.
-        folder: Where they are; names with a folder of their own are taken from there.
+        folder: Where they are; names with a folder of their own are taken from there, and ``hf://`` addresses
+            from the Hub.
         cache: Folder with a cache of each file, ``CACHE/step=00000000`` and so on, that ``sslam separate --cache`` made
             of the training clips. None separates on the fly.
         clips_at_once: Clips that go through a separator together on a GPU, which bounds the memory. A CPU takes them
@@ -48,7 +50,8 @@ class Processors:
         if not files:
             raise ValueError("files is empty; name the checkpoint of at least one separator.")
         at_least(1, clips_at_once=clips_at_once)
-        paths = [Path(folder) / file for file in files]
+        found = [resolve(file if is_hub_address(file) else Path(folder) / file) for file in files]
+        paths = [location.address for location in found]
         self.separators: list[Separator] = [load_separator(path, user_classes).requires_grad_(False) for path in paths]
         self.clips_at_once = clips_at_once
         for path, separator in zip(paths, self.separators, strict=True):
@@ -61,7 +64,7 @@ class Processors:
                 "Take checkpoints of one run."
             )
         (self.num_channels,) = numbers
-        self.caches = None if cache is None else [ChannelCache(Path(cache) / path.stem, path) for path in paths]
+        self.caches = None if cache is None else [ChannelCache(Path(cache) / it.name, it.address) for it in found]
 
     def __len__(self) -> int:
         """How many there are."""
