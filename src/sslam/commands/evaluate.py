@@ -249,7 +249,7 @@ def weights_at(label: str | None, file: str) -> Weights:
     """
     if Path(file).is_file():
         return Weights(label or Path(file).stem, str(Path(file).absolute()))
-    if not (file.startswith("hf:") or Path(file).is_dir()):
+    if not (re.match("hf:/{1,2}[^/]", file) or Path(file).is_dir()):
         raise UsageError(f"There is no checkpoint {file}. Pass --checkpoint NAME=FILE with the path of one.")
     from sslam.checkpoints.location import resolve  # takes seconds to import
 
