@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -194,7 +194,8 @@ def _read_frames(
     lost = _lost_wav_frames(file)
     is_mp3 = file.subtype == "MPEG_LAYER_III"  # also inside wav
     preroll = min(start, round(MP3_PREROLL_SECONDS * rate)) if is_mp3 else 0
-    with decoder_notes() if is_mp3 else nullcontext([]) as more_notes:
+    catching: AbstractContextManager[list[str]] = decoder_notes() if is_mp3 else nullcontext([])
+    with catching as more_notes:
         try:
             if start:
                 file.seek(start - preroll)

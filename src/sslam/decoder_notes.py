@@ -3,6 +3,7 @@
 libmpg123, which libsndfile uses for mp3 files and for mp3 inside wav, writes its notes straight to file descriptor 2.
 """
 
+import fcntl
 import os
 import re
 import threading
@@ -34,12 +35,13 @@ def decoder_notes() -> Iterator[list[str]]:
             yield notes
             return
         caught = os.memfd_create("decoder notes")
+        fcntl.fcntl(caught, fcntl.F_SETFL, os.O_APPEND)  # or threads that write at once overwrite each other
         os.dup2(caught, 2)
         try:
             yield notes
         finally:
             os.dup2(terminal, 2)
-            text = os.pread(caught, os.lseek(caught, 0, os.SEEK_CUR), 0)
+            text = os.pread(caught, os.fstat(caught).st_size, 0)
             notes += [(said or error).decode(errors="replace") for said, error in _NOTE.findall(text)]
             if others := _NOTE.sub(b"", text):
                 os.write(terminal, others)
