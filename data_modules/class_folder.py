@@ -243,10 +243,10 @@ class ClassFolderDataModule(LabelledDataModule):
                     f"({', '.join(original.labels)})"
                 )
         if copies:
-            rank_zero_info(f"{self._name}: {len(copies)} recordings are copies of others: {_listed(copies)}.")
+            rank_zero_info(f"{self._name}: recordings that are copies of others ({len(copies)}): {_listed(copies)}.")
         if contradictions:
             warnings.warn(
-                f"{self._name}: {len(contradictions)} copies have other labels than their originals: "
+                f"{self._name}: copies that have other labels than their originals ({len(contradictions)}): "
                 f"{_listed(contradictions)}. Remove those that are wrong.",
                 stacklevel=2,
             )
@@ -265,8 +265,8 @@ class ClassFolderDataModule(LabelledDataModule):
                 )
         if divided:
             warnings.warn(
-                f"{self._name}: {len(divided)} groups or copies lie in more than one fold of the column, which makes "
-                f"results too good: {_listed(list(divided.values()))}. Correct the column, or leave it out.",
+                f"{self._name}: groups and copies that lie in more than one fold of the column ({len(divided)}), which "
+                f"makes results too good: {_listed(list(divided.values()))}. Correct the column, or leave it out.",
                 stacklevel=2,
             )
 
@@ -274,13 +274,13 @@ class ClassFolderDataModule(LabelledDataModule):
         clips_FC = np.array([usable.select(folds_N == fold).labels.sum(axis=0) for fold in folds_F], np.int64)
         in_folds_C = (clips_FC > 0).sum(axis=0)
         missing = [
-            f"'{name}' ({clips} usable recordings in {in_folds} of {len(folds_F)} folds)"
+            f"'{name}' ({clips} usable, in {in_folds} of {len(folds_F)} folds)"
             for name, clips, in_folds in zip(self.class_names, clips_FC.sum(axis=0), in_folds_C, strict=True)
             if in_folds < len(folds_F)
         ]
         if missing:
             warnings.warn(
-                f"{self._name}: {len(missing)} of {len(self.class_names)} classes are missing from some folds: "
+                f"{self._name}: classes that are missing from some folds ({len(missing)} of {len(self.class_names)}): "
                 f"{_listed(missing)}. A class that is missing from a fold is not scored there, and one that has a "
                 "single fold is never learnt when it is scored. Add recordings, or lower --data.num_folds.",
                 stacklevel=2,

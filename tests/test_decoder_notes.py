@@ -1,5 +1,6 @@
 """What the mp3 decoder says stays off the terminal and names its file; what others write stays on it."""
 
+import contextlib
 import os
 import signal
 import threading
@@ -53,11 +54,11 @@ def test_decoder_notes__what_others_write_is_passed_on(capfd: pytest.CaptureFixt
         os.write(2, b"\r 40%|####   |Note: Trying to resync...\n 2/5 clips")
     assert notes == ["Trying to resync..."]
     assert capfd.readouterr().err == "\r 40%|####   | 2/5 clips"
-    with pytest.raises(KeyError), decoder_notes():
-        os.write(2, b"Traceback\n")
+    with contextlib.suppress(KeyError), decoder_notes():
+        os.write(2, b"last words\n")
         raise KeyError
     os.write(2, b"after\n")
-    assert capfd.readouterr().err == "Traceback\nafter\n"
+    assert capfd.readouterr().err == "last words\nafter\n"
 
 
 def test_decoder_notes__a_closed_standard_error_is_left_alone() -> None:
@@ -164,8 +165,8 @@ def test_data_modules__damaged_mp3_in_wav_is_listed_and_leaves_the_terminal_alon
     write_mp3(tmp_path / "bad.wav", sounds(16_000, 2.0), 16_000)
     damage(tmp_path / "bad.wav", share=0.3)
     data = FolderDataModule(str(tmp_path), batch_size=2, num_workers=num_workers, clip_seconds=2.0)
+    data.setup("predict")
     with pytest.warns(UserWarning, match=r"Bad audio files so far: 1 \(0 skipped, 1 repaired\): '.*bad.wav'"):
-        data.setup("predict")
         batches = list(data.predict_dataloader())
     assert torch.cat([batch["index"] for batch in batches]).tolist() == [0, 1, 2, 3]
     assert list(data.bad_files.problems) == [str(tmp_path / "bad.wav")]
