@@ -291,7 +291,7 @@ class ClassFolderDataModule(LabelledDataModule):
         recordings, _, folds_N, groups_N = self._contents
         if folds_N is None or groups_N is None:
             return
-        with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+        with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)
             writer.writerow(("file", "label", "fold", "group"))
             for recording, fold, group in zip(recordings, folds_N, groups_N, strict=True):

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_modules.listing import find_audio_files
 from data_modules.metadata import read_table, require_file
 from sslam.audio import AUDIO_EXTENSIONS, FileProblem
+from sslam.audio_files import audio_files_below
 
 LABEL_SEPARATOR = ";"
 REMEDY = "Pass --data.root with a CSV file that has the columns file, label and, if wanted, fold and group."
@@ -40,7 +40,7 @@ def find_recordings(root: Path) -> tuple[list[Recording], list[FileProblem]]:
         ValueError: If no file lies in a class folder, or the name of one cannot be written into a CSV file.
     """
     recordings, problems = [], []
-    for name in find_audio_files(root):
+    for name in sorted(audio_files_below(root)):
         label, separator, _ = name.partition(os.sep)
         if not separator:
             problems.append(FileProblem(str(root / name), "it lies in no class folder, so it has no label", "skipped"))
