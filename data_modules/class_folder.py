@@ -7,10 +7,10 @@ import csv
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -26,12 +26,14 @@ from data_modules.recordings import (
     REMEDY,
     Recording,
     find_recordings,
+    folds_of,
     is_csv,
     read_recordings,
     require_once,
 )
 from sslam.audio import AUDIO_EXTENSIONS, FileProblem
 from sslam.audio_files import stated_size
+from sslam.checks import at_least
 
 LONGEST_SECONDS = 10.0  # of clips whose length follows from the recordings: what most encoders are trained on
 FITTING_SHARE = 0.95  # of the recordings are not cut; a few long ones do not make all the others mostly zeros
@@ -79,7 +81,7 @@ class ClassFolderDataModule(LabelledDataModule):
         **kwargs: Arguments of :class:`~data_modules.labelled.LabelledDataModule`.
     """
 
-    folds = (1, 2, 3, 4, 5)
+    variants: ClassVar[Mapping[str, Sequence[Any]]] = {"fold": (1, 2, 3, 4, 5)}
 
     def __init__(
         self,
@@ -95,10 +97,8 @@ class ClassFolderDataModule(LabelledDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(clip_seconds=LONGEST_SECONDS if clip_seconds is None else clip_seconds, **kwargs)
-        if num_folds < 2:
-            raise ValueError(f"num_folds must be at least 2, got {num_folds}.")
-        if fold_seed < 0:
-            raise ValueError(f"fold_seed must not be negative, got {fold_seed}.")
+        at_least(2, num_folds=num_folds)
+        at_least(0, fold_seed=fold_seed)
         if audio is not None and not is_csv(root):
             raise ValueError(
                 f"audio is the folder of the files that a CSV file lists, and root is '{root}'. Leave --data.audio "
@@ -115,6 +115,17 @@ class ClassFolderDataModule(LabelledDataModule):
         self._given_single_label = single_label
         self._contents: Contents | None = None
         self._problems: list[FileProblem] = []
+
+    @classmethod
+    def variants_of(cls, arguments: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        root, audio = arguments.get("root"), arguments.get("audio")
+        if root is not None and is_csv(str(root)):
+            given = folds_of(read_recordings(Path(root), Path(audio or Path(root).parent)))
+            if given is not None:
+                return {"fold": given}
+        num_folds = str(arguments.get("num_folds", len(cls.variants["fold"])))
+        # What is no number is refused where the data module is made.
+        return {"fold": range(1, int(num_folds) + 1)} if num_folds.isdecimal() else cls.variants
 
     @property
     def title(self) -> str:
@@ -186,11 +197,10 @@ class ClassFolderDataModule(LabelledDataModule):
         """Folds and groups of the recordings, both (N,); Nones where nothing is held out."""
         if self.fold is None:
             return None, None
-        given = {recording.fold for recording in recordings}
-        are_given = None not in given
-        folds_F = sorted(fold for fold in given if fold is not None) if are_given else range(1, self.num_folds + 1)
+        given = folds_of(recordings)
+        folds_F = range(1, self.num_folds + 1) if given is None else given
         if self.fold not in folds_F:
-            whence = "of the column" if are_given else f"made, as num_folds is {self.num_folds}"
+            whence = f"made, as num_folds is {self.num_folds}" if given is None else "of the column"
             raise ValueError(
                 f"fold must be one of {', '.join(map(str, folds_F))} ({whence}), or null to hold nothing out, got "
                 f"{self.fold}."
@@ -207,7 +217,7 @@ class ClassFolderDataModule(LabelledDataModule):
             )
         groups_N = joint_groups([recording.group for recording in recordings], digests)
         self._tell_of_copies(recordings, digests)
-        if are_given:
+        if given is not None:
             folds_N = np.array([recording.fold for recording in recordings], np.int64)
             self._warn_of_divided_groups(recordings, groups_N, folds_N)
         else:

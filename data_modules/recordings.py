@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_modules.metadata import read_table, require_file
+from data_modules.metadata import read_table
 from sslam.audio import AUDIO_EXTENSIONS, FileProblem
 from sslam.audio_files import audio_files_below
 
@@ -93,13 +93,9 @@ def read_recordings(path: Path, audio: Path) -> list[Recording]:
     return recordings
 
 
-def read_folds(path: Path) -> list[int] | None:
-    """Folds that the column of a CSV file has, or None where it has no such column.
-
-    Raises:
-        ValueError: As :func:`read_recordings`.
-    """
-    folds = {recording.fold for recording in read_recordings(path, require_file(path, "Labels", REMEDY).parent)}
+def folds_of(recordings: Sequence[Recording]) -> list[int] | None:
+    """Folds of the column, sorted, or None where there is no such column."""
+    folds = {recording.fold for recording in recordings}
     return None if None in folds else sorted(fold for fold in folds if fold is not None)
 
 

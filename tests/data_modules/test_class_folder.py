@@ -397,7 +397,7 @@ def test_class_folder__a_table_of_another_encoding_is_told(write_table: Callable
     ("options", "message"),
     [
         ({"num_folds": 1}, "num_folds must be at least 2, got 1"),
-        ({"fold_seed": -1}, "fold_seed must not be negative"),
+        ({"fold_seed": -1}, "fold_seed must be at least 0, got -1"),
         (
             {"audio": "x"},
             "audio is the folder of the files that a CSV file lists, and root is '.*'. Leave --data.audio",
