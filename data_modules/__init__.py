@@ -2,6 +2,7 @@
 
 from data_modules.audioset import AudioSetDataModule
 from data_modules.base import AudioDataModule, AudioFileDataset
+from data_modules.class_folder import ClassFolderDataModule
 from data_modules.desed_fl import IDMTDESEDFLDataModule
 from data_modules.esc50 import ESC50DataModule
 from data_modules.folder import FolderDataModule
@@ -18,6 +19,7 @@ __all__ = [
     "AudioDataModule",
     "AudioFileDataset",
     "AudioSetDataModule",
+    "ClassFolderDataModule",
     "ESC50DataModule",
     "FUSSDataModule",
     "FolderDataModule",

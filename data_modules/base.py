@@ -197,6 +197,15 @@ class AudioDataModule(pl.LightningDataModule):
     variants: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Arguments that choose a part of the data, such as a fold, with the values that `sslam evaluate` runs through."""
 
+    @classmethod
+    def variants_of(cls, arguments: Mapping[str, Any]) -> Mapping[str, Sequence[Any]]:
+        """The variants where they depend on other arguments.
+
+        Args:
+            arguments: Arguments of the data module that are known before it is made, as values or as text.
+        """
+        return cls.variants
+
     def __init__(
         self,
         batch_size: int = 12,

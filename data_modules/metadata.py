@@ -33,9 +33,16 @@ def read_table(
         The line's number and the row, without spaces around the values.
 
     Raises:
-        ValueError: If the file is missing, lacks a column, is empty, or a row is too short.
+        ValueError: If the file is missing, is not UTF-8, lacks a column, is empty, or a row is too short.
     """
     require_file(path, what, remedy)
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = 1 + path.read_bytes()[: error.start].count(b"\n")
+        raise ValueError(
+            f"{what} '{path}', line {line}: is not UTF-8 ({error.reason}). Save the file with the encoding UTF-8."
+        ) from error
     with path.open(newline="", encoding="utf-8-sig") as file:  # some editors put a byte-order mark first
         reader = csv.DictReader(file, delimiter=delimiter)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]

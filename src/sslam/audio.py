@@ -6,6 +6,8 @@ Shape letters: T samples, C channels.
 import math
 import os
 import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,6 +15,8 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
+
+from sslam.decoder_notes import decoder_notes
 
 Waveform = NDArray[np.float32]
 
@@ -28,6 +32,8 @@ LENGTH_TOLERANCE_SECONDS = 0.2
 MP3_PREROLL_SECONDS = 0.5
 REPAIR_BLOCK = 1024  # frames decoded at a time where a file is known to break off
 
+# After a seek the decoder says that it lacks those bits; in a file that is read from its beginning it is a fault.
+_LACKING_BITS = re.compile(r"error: part2_3_length|error: .*[Cc]an't rewind|bit reservoir")
 _WAV_DATA_SIZE = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_WAV_SIZE = 0x7FFF_0000  # from here on a wav header, written to a pipe, says "length unknown"
 
@@ -105,14 +111,15 @@ def decode_audio(
             shorter than 25 ms, silent (peak below -120 dBFS) or not finite.
     """
     path = str(path)
-    with _open(path) as file:
+    file, notes = _open(path)
+    with file:
         rate, num_frames = file.samplerate, file.frames
         wanted = num_frames if num_seconds is None else math.ceil(round(num_seconds * sample_rate) * rate / sample_rate)
         if crop_position is None:
             start = min(round(start_seconds * rate), num_frames)
         else:
             start = int(crop_position * max(0, num_frames - wanted))
-        frames, problem = _read_frames(path, file, start, min(wanted, num_frames - start))
+        frames, problem = _read_frames(path, file, notes, start, min(wanted, num_frames - start))
     if len(frames) < MIN_SECONDS * rate:
         reason = f"too short: {len(frames)} samples at {rate} Hz, and at least {MIN_SECONDS * 1000:.0f} ms are needed"
         raise AudioFileError(path, f"{problem.reason}; {reason}" if problem else reason)
@@ -141,9 +148,10 @@ def decode_whole_file(path: str | Path) -> WholeFile:
         AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, or is not finite.
     """
     path = str(path)
-    with _open(path) as file:
+    file, notes = _open(path)
+    with file:
         rate = file.samplerate
-        frames, problem = _read_frames(path, file, 0, file.frames)
+        frames, problem = _read_frames(path, file, notes, 0, file.frames)
     if not len(frames):
         raise AudioFileError(path, "truncated: not one sample can be decoded")
     if not math.isfinite(max(frames.max(), -frames.min())):
@@ -151,9 +159,11 @@ def decode_whole_file(path: str | Path) -> WholeFile:
     return WholeFile(np.ascontiguousarray(np.atleast_2d(frames.T)), rate, problem)
 
 
-def _open(path: str) -> soundfile.SoundFile:
+def _open(path: str) -> tuple[soundfile.SoundFile, list[str]]:
+    """The open file, and what its decoder says of it."""
     try:
-        file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
+        with decoder_notes() as notes:
+            file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: the extension .raw
         # The cause is looked for only here: a good file costs no look at the disk beside opening it.
         if not Path(path).is_file():
@@ -169,28 +179,38 @@ def _open(path: str) -> soundfile.SoundFile:
     if file.frames == 0:
         file.close()
         raise AudioFileError(path, "empty (a header without samples)")
-    return file
+    return file, notes
 
 
 def _read_frames(
-    path: str, file: soundfile.SoundFile, start: int, wanted: int
+    path: str, file: soundfile.SoundFile, notes: Sequence[str], start: int, wanted: int
 ) -> tuple[NDArray[Any], FileProblem | None]:
-    """Frames (T,) or (T, C) from `start` on; where the file breaks off before, as many from its beginning."""
+    """Frames (T,) or (T, C) from `start` on; where the file breaks off before, as many from its beginning.
+
+    `notes` is what the decoder said of the file when it was opened.
+    """
     problem = None
     rate = file.samplerate
     lost = _lost_wav_frames(file)
-    preroll = min(start, round(MP3_PREROLL_SECONDS * rate)) if file.format == "MP3" else 0
-    try:
-        if start:
-            file.seek(start - preroll)
-        frames = file.read(preroll + wanted, dtype="float32")[preroll:]
-    except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header promises terabytes
-        frames = np.zeros(0, np.float32)
+    is_mp3 = file.subtype == "MPEG_LAYER_III"  # also inside wav
+    preroll = min(start, round(MP3_PREROLL_SECONDS * rate)) if is_mp3 else 0
+    catching: AbstractContextManager[list[str]] = decoder_notes() if is_mp3 else nullcontext([])
+    with catching as more_notes:
+        try:
+            if start:
+                file.seek(start - preroll)
+            frames = file.read(preroll + wanted, dtype="float32")[preroll:]
+        except (soundfile.LibsndfileError, MemoryError):  # MemoryError: a damaged header promises terabytes
+            frames = np.zeros(0, np.float32)
+    # An error that is told after a seek is of frames that lack earlier bits, which the preroll is for.
+    complaints = [note for note in (*notes, *more_notes) if not (start and note.startswith("error: "))]
     lost += wanted - len(frames)
     if wanted and not len(frames):
         frames = _read_until_break(path, wanted)
     if lost > LENGTH_TOLERANCE_SECONDS * rate or (wanted and not len(frames)):
         problem = FileProblem(path, "truncated: the header promises more than can be decoded", "repaired")
+    elif complaints:
+        problem = FileProblem(path, f'damaged: its decoder says "{complaints[0]}"', "repaired")
     return frames, problem
 
 
@@ -207,7 +227,8 @@ def _lost_wav_frames(file: soundfile.SoundFile) -> int:
 def _read_until_break(path: str, num_frames: int) -> Waveform:
     """Decode from the start, block by block, until `num_frames` are read or the decoder fails."""
     blocks: list[Waveform] = []
-    with _open(path) as file:
+    file, _ = _open(path)
+    with file, decoder_notes():
         while num_frames > 0:
             try:
                 block = file.read(min(REPAIR_BLOCK, num_frames), dtype="float32")

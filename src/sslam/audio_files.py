@@ -11,6 +11,7 @@ from typing import NamedTuple
 import soundfile
 
 from sslam.audio import AUDIO_EXTENSIONS, FileProblem
+from sslam.decoder_notes import decoder_notes
 from sslam.errors import UsageError
 
 
@@ -29,7 +30,7 @@ class StatedSize(NamedTuple):
 def stated_size(path: str) -> StatedSize:
     """Size by the file's header; zeros where there is none to read."""
     try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
+        with decoder_notes(), soundfile.SoundFile(os.fsencode(path)) as file:
             return StatedSize(file.samplerate, file.frames, file.channels)
     except (soundfile.SoundFileError, TypeError):  # TypeError: the extension .raw
         return StatedSize(0, 0, 0)

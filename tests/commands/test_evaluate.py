@@ -123,6 +123,15 @@ def test_all_runs__recipes_then_tasks_x_methods_x_weights_x_parts(tmp_path: Path
     ]
 
 
+def test_all_runs__take_as_many_folds_as_the_command_line_asks_for(tmp_path: Path) -> None:
+    (tmp_path / "a.ckpt").touch()
+    tasks = ["--task", "class_folder", "--method", "fine_tune", "--checkpoint", str(tmp_path / "a.ckpt")]
+    given = ["--data.root", "my_sounds", "--data.init_args.num_folds=3", "--trainer.accelerator", "cpu"]
+    assert [run.run_id for run in runs_of(tmp_path, *tasks, *given)] == ["a-fold1", "a-fold2", "a-fold3"]
+    _, others = chosen_parts([row_of("class_folder", "fine_tune")], [*given, "--data.fold", "2"])
+    assert others == given  # every run gets them
+
+
 @pytest.mark.parametrize(
     ("args", "parts"),
     [
@@ -141,8 +150,9 @@ def test_all_runs__the_command_line_chooses_parts(args: list[str], parts: list[s
 def test_chosen_parts__leave_other_options_to_the_runs() -> None:
     more = ["--data.root", "x", "--data.scene", "park", "--trainer.max_steps=2", "--data.folder", "y"]
     rest = ["--data.root", "x", "--trainer.max_steps=2", "--data.folder", "y"]
-    assert chosen_parts([row_of("spass", "fine_tune")], more) == ({"scene": ["park"]}, rest)
-    assert chosen_parts([row_of("esc50", "fine_tune")], more) == ({}, more)
+    given = {"root": ["x"], "scene": ["park"], "folder": ["y"]}  # what parts there are may depend on the others
+    assert chosen_parts([row_of("spass", "fine_tune")], more) == (given, rest)
+    assert chosen_parts([row_of("esc50", "fine_tune")], more) == (given, more)
 
 
 def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def test_row_of__is_a_file_of_its_own_where_it_differs_from_the_rule() -> None:
     assert row_of("esc50", "fine_tune") == Recipe("esc50_fine_tune", (str(EVALUATION / "esc50_fine_tune.yaml"),))
 
 
-ALL_TASKS = "audioset_20k, audioset_2m, esc50, idmt_desed_fl, soundscapes, spass, speech_commands, urban_sed"
+ALL_TASKS = (
+    "audioset_20k, audioset_2m, class_folder, esc50, idmt_desed_fl, soundscapes, spass, speech_commands, urban_sed"
+)
 ALL_METHODS = "fine_tune, linear_probe, query_by_example, shallow_classifier"
 
 
@@ -70,6 +72,25 @@ def test_parts__every_combination_of_several(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(SPASSDataModule, "variants", {"scene": ("park", "market"), "season": (1, 2)})
     parts = [tuple(part.values()) for part in row_of("spass", "fine_tune").parts({}, None)]
     assert parts == [("park", 1), ("park", 2), ("market", 1), ("market", 2)]
+
+
+def test_parts__of_ones_own_folder_are_as_many_folds_as_are_made_or_given(tmp_path: Path) -> None:
+    own = row_of("class_folder", "linear_probe")
+
+    def folds(**given: str) -> list[int]:
+        return [part["fold"] for part in own.parts({name: [value] for name, value in given.items()}, None)]
+
+    assert folds() == folds(root="my_sounds") == folds(num_folds="many") == [1, 2, 3, 4, 5]
+    assert folds(root="my_sounds", num_folds="3") == [1, 2, 3]
+    table = tmp_path / "labels.csv"
+    table.write_text("file,label,fold\na.wav,x,0\nb.wav,y,12\nc.wav,x,0\n")
+    assert folds(root=str(table), num_folds="3") == folds(root=str(table), audio=str(tmp_path)) == [0, 12]
+    assert own.parts({"root": [str(table)], "fold": ["12"]}, None) == [{"fold": 12}]
+    table.write_text("file,label\na.wav,x\nb.wav,y\n")
+    assert folds(root=str(table), num_folds="2") == [1, 2]
+    with pytest.raises(UsageError, match=r"class_folder_linear_probe has no fold 6. Choose from 1, 2, 3, 4, 5, or"):
+        own.parts({"root": ["my_sounds"]}, [6])
+    assert row_of("class_folder", "query_by_example").parts({"num_folds": ["3"]}, None) == [{}]
 
 
 def test_parts__a_part_that_is_not_there_is_a_clear_error() -> None:

@@ -1,6 +1,6 @@
 """Data sets in their official layouts, made small: for the tests of data modules and for runs of the experiments."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,16 @@ def write_esc50(root: Path, recordings: Iterable[tuple[int, int]], seconds: floa
         rows.append(f"clip{number:02}.wav,{fold},{target},{name},{is_esc10},1,A")
     (root / "meta").mkdir()
     (root / "meta" / "esc50.csv").write_text("\n".join([ESC50_HEADER, *rows]) + "\n")
+    return root
+
+
+def write_class_folder(root: Path, sizes: Mapping[str, int], seconds: float = 0.1) -> Path:
+    """`dog/dog00.wav`, ...: so many different noises of each class."""
+    rng = np.random.default_rng(0)
+    for name, size in sizes.items():
+        (root / name).mkdir(parents=True)
+        for number in range(size):
+            soundfile.write(root / name / f"{name}{number:02}.wav", rng.uniform(-0.1, 0.1, round(seconds * RATE)), RATE)
     return root
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import data_modules
-from data_modules import AudioDataModule
+from data_modules import AudioDataModule, ClassFolderDataModule
 
 CLASSES = [getattr(data_modules, name) for name in data_modules.__all__]
 MODULES = [found for found in CLASSES if issubclass(found, AudioDataModule)]
@@ -14,6 +14,7 @@ VARIANTS = [(module, name, value) for module in MODULES for name, values in modu
 
 def test_variants__are_the_published_parts() -> None:
     assert {module.__name__: dict(module.variants) for module in MODULES if module.variants} == {
+        "ClassFolderDataModule": {"fold": (1, 2, 3, 4, 5)},
         "ESC50DataModule": {"fold": (1, 2, 3, 4, 5)},
         "SPASSDataModule": {"scene": ("market", "park", "square", "street", "waterfront")},
         "SpeechCommandsDataModule": {"classes": (12, 35)},
@@ -22,8 +23,10 @@ def test_variants__are_the_published_parts() -> None:
 
 @pytest.mark.parametrize(("module", "name", "value"), VARIANTS)
 def test_variants__are_arguments_and_have_titles_of_their_own(module: Any, name: str, value: Any) -> None:
-    data = module(**{name: value})
+    needed = {"root": "my_sounds"} if module is ClassFolderDataModule else {}
+    assert {key: tuple(values) for key, values in module.variants_of(needed).items()} == module.variants
+    data = module(**needed, **{name: value})
     assert getattr(data, name) == value
-    others = [module(**{name: other}).title for other in module.variants[name] if other != value]
+    others = [module(**needed, **{name: other}).title for other in module.variants[name] if other != value]
     assert data.title not in others
-    assert getattr(module(), name) in module.variants[name]
+    assert getattr(module(**needed), name) in module.variants[name]

@@ -63,6 +63,7 @@ def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
     root = tmp_path_factory.mktemp("data")
     folders = {
         "audioset": official_layouts.write_audioset(root / "audioset", num_classes=527),
+        "class_folder": official_layouts.write_class_folder(root / "my_sounds", {"dog": 5, "rain": 5}, 2.0),
         "esc50": official_layouts.write_esc50(
             root / "esc50", [(fold, t) for fold in range(1, 6) for t in (0, 10)], 2.0
         ),

@@ -8,7 +8,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,16 +202,23 @@ def recipes_of(options: argparse.Namespace) -> list[Recipe]:
 
 
 def chosen_parts(recipes: Sequence[Recipe], more: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """What options for every run choose of the data, such as `--data.scene market`, and the other options.
+    """What options for every run give to the data, such as `--data.scene market`, and the options without its parts.
 
     Returns:
-        Values by argument of the data module; what is left of ``more``.
+        Values by argument of the data module; what is left of ``more`` when those are out that choose a part.
     """
+    found = [re.match(r"--data\.(?:init_args\.)?(\w+)(?:=|$)", word) for word in more]
+    given, _ = _data_options(more, {name[1] for name in found if name})
+    return given, _data_options(more, {name for recipe in recipes for name in recipe.variants(given)})[1]
+
+
+def _data_options(more: Sequence[str], names: Set[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """Values of these arguments of the data module, and what is left."""
     parser = CommandParser("evaluate", add_help=False)
-    for name in {name for recipe in recipes for name in recipe.variants}:
+    for name in names:
         parser.add_argument(f"--data.{name}", f"--data.init_args.{name}", action="append", default=[], dest=name)
-    chosen, others = parser.parse_known_args(more)
-    return {name: values for name, values in vars(chosen).items() if values}, others
+    values, others = parser.parse_known_args(more)
+    return {name: given for name, given in vars(values).items() if given}, others
 
 
 def weights_of(options: argparse.Namespace) -> list[Weights]:

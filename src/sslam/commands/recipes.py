@@ -50,18 +50,23 @@ class Recipe:
             )
         return class_path, arguments
 
-    @property
-    def variants(self) -> Mapping[str, Sequence[Any]]:
-        """Arguments that choose a part of the data, with all their values, such as ``{"fold": (1, 2, 3, 4, 5)}``."""
-        class_path, _ = self.named_class("data")
-        variants: Mapping[str, Sequence[Any]] = getattr(find_class(class_path), "variants", {})
+    def variants(self, given: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[Any]]:
+        """Arguments that choose a part of the data, with all their values, such as ``{"fold": (1, 2, 3, 4, 5)}``.
+
+        Args:
+            given: Values that the command line gives, by argument of the data module, on which they may depend.
+        """
+        class_path, stated = self.named_class("data")
+        data = find_class(class_path)
+        last = {name: values[-1] for name, values in given.items()}
+        variants: Mapping[str, Sequence[Any]] = data.variants_of(stated | last) if hasattr(data, "variants_of") else {}
         return variants
 
     def parts(self, given: Mapping[str, Sequence[str]], folds: Sequence[int] | None) -> list[dict[str, Any]]:
         """Arguments of the data module for every part of the data, each of which is evaluated by itself.
 
         Args:
-            given: Values that the command line chooses, by argument.
+            given: Values that the command line gives, by argument of the data module.
             folds: Folds that it chooses where the files do not.
 
         Raises:
@@ -69,7 +74,7 @@ class Recipe:
         """
         _, stated = self.named_class("data")
         wanted: dict[str, list[Any]] = {}
-        for name, values in self.variants.items():
+        for name, values in self.variants(given).items():
             if name not in given and name in stated:
                 continue
             by_text = {str(value): value for value in values}
