@@ -1,7 +1,9 @@
 """`sslam evaluate`: which runs it makes, what it goes on with, and a whole evaluation of a small checkpoint."""
 
 import contextlib
+import csv
 import json
+import shutil
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +26,7 @@ from sslam.commands.evaluate import (
     weights_of,
 )
 from sslam.commands.recipes import row_of
+from tests.data_modules.official_layouts import write_class_folder
 
 ESC50 = ["--task", "esc50", "--method", "linear_probe"]
 CLASSES = ("dog", "rooster", "pig")
@@ -279,3 +282,31 @@ def test_evaluate__a_crash_is_no_success(
     assert main([*args, "--trainer.callbacks", "[]"]) == 1
     assert "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults" in capsys.readouterr().out
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+
+
+def test_evaluate__ones_own_classes_with_copies_and_broken_files(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command of the README."""
+    folder = write_class_folder(tmp_path / "my_folder", {"dog": 7, "hen": 4, "rain": 9}, seconds=0.5)
+    shutil.copy(folder / "rain" / "rain00.wav", folder / "rain" / "copy.wav")
+    (folder / "dog" / "broken.wav").write_text("no audio")
+    monkeypatch.setattr(subprocess, "run", run_here)
+    row = ["--random", "--task", "class_folder", "--method", "linear_probe", "--data.root", "my_folder"]
+    few = ["--model.epochs", "2", "--data.num_workers", "0", "--data.num_folds", "3", "--run_id", "one"]
+    assert main(["evaluate", "--checkpoint", str(checkpoint), *row, *few, "--trainer.accelerator", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "[6/6] class_folder_linear_probe, last, fold 3: done" in said
+    runs = [Path(f"runs/evaluation/one/class_folder_linear_probe/last-fold{fold}") for fold in (1, 2, 3)]
+    records = [json.loads((run / "results-test.json").read_text()) for run in runs]
+    assert [record["data"]["title"] for record in records] == [f"my_folder fold {fold}" for fold in (1, 2, 3)]
+    assert sum(record["data"]["num_clips"] for record in records) == 21
+    assert all("accuracy" in record["metrics"] for record in records)
+    folds = [(run / "folds.csv").read_text() for run in runs]
+    assert folds[0] == folds[1] == folds[2]
+    with (runs[0] / "folds.csv").open(newline="") as file:
+        fold_of = {row["file"]: row["fold"] for row in csv.DictReader(file)}
+    assert fold_of["rain/rain00.wav"] == fold_of["rain/copy.wav"]
+    for run in runs:
+        assert "my_folder/dog/broken.wav,unreadable" in (run / "bad_files.csv").read_text()
+    assert "my_folder, accuracy (%)" in Path("runs/evaluation/one/table.md").read_text()
