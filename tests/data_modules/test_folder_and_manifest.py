@@ -44,8 +44,8 @@ def test_hold_out__is_a_stable_share() -> None:
 @pytest.mark.parametrize(
     ("fraction", "message"),
     [
-        (1.0, "val_fraction must be at least 0 and below 1, got 1.0"),
-        (-0.1, "val_fraction must be at least 0 and below 1, got -0.1"),
+        (1.0, "val_fraction must be at least 0 and less than 1, got 1.0"),
+        (-0.1, "val_fraction must be at least 0 and less than 1, got -0.1"),
         (1e-9, r"val_fraction=1e-09 of 1 files leaves none for validation.*--data.val_fraction"),
         (1 - 1e-9, "of 1 files leaves none for training"),
     ],
