@@ -1,9 +1,12 @@
 """Weights in the layout of the Hugging Face Hub, from a file, a folder or a cache of the Hub without a network."""
 
 import json
+import os
 import pickle
 import re
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -132,8 +135,6 @@ def test_hub_layout__a_hostile_pickle_is_refused_unexecuted(tmp_path: Path) -> N
 
     class Shell:
         def __reduce__(self) -> tuple[Any, ...]:
-            import os
-
             return os.system, (f"touch {trace}",)
 
     folder = save_hub(tmp_path / "hub", pre_trained(), "pytorch_model.bin")
@@ -362,12 +363,22 @@ def test_commands__say_in_one_line_what_the_hub_has_not(
         assert said.count("\n") == 1
 
 
-def test_resolve__no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resolve__a_commit_in_the_cache_needs_no_network(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(CheckpointError, match=r"is not in the cache, and the Hub cannot be reached\. Check the net"):
-        resolve("hf://owner/nothing")
     assert resolve(f"hf://owner/pretrain@{COMMIT}").revision == COMMIT
+
+
+@pytest.mark.slow
+def test_convert__no_network_is_one_line(tmp_path: Path) -> None:
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "sslam", "convert", "hf://owner/nothing", str(tmp_path / "out")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "sslam convert: hf://owner/nothing is not in the cache, and the Hub cannot be reached. Check the network, or "
+        "give a local file.\n"
+    )
 
 
 @pytest.mark.parametrize(

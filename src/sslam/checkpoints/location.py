@@ -4,6 +4,7 @@ The Hub is read by ``huggingface_hub``, with its cache (``HF_HOME``), login (``h
 offline switch (``HF_HUB_OFFLINE=1``). Weights and ``config.json`` are downloaded, never code.
 """
 
+import logging
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -135,6 +136,9 @@ def _explained(address: str) -> Iterator[None]:
     """What the Hub or the way there refuses, in a sentence."""
     from huggingface_hub import constants, errors
 
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # or every retry would say what is said once in the end
     try:
         yield
     except errors.GatedRepoError as error:
@@ -160,3 +164,5 @@ def _explained(address: str) -> Iterator[None]:
     except (errors.HfHubHTTPError, ConnectionError, TimeoutError) as error:
         reason = printable(str(error).strip().partition("\n")[0])
         raise CheckpointError(f"{address} cannot be downloaded ({reason}). Try again later.") from error
+    finally:
+        logger.setLevel(level)
