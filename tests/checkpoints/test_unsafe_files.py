@@ -332,3 +332,15 @@ def test_messages_do_not_obey_control_characters_of_the_file(tmp_path: Path) -> 
         read_checkpoint(save_published(tmp_path / "p.pt", model))
     assert "\x1b" not in str(error.value)
     assert "'\\x1b[2Jcleared'" in str(error.value)
+
+
+def test_read_checkpoint__a_changed_byte_among_the_numbers_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({"model": {"weight": torch.ones(4096)}}, path)
+    data = bytearray(path.read_bytes())
+    place = data.find(torch.ones(4096).numpy().tobytes())
+    assert place > 0
+    data[place + 4000] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="archive entry .*data/0 is damaged"):
+        read_checkpoint(path)

@@ -63,7 +63,7 @@ def test_evaluate__weights_may_be_chosen_without_random_ones(monkeypatch: pytest
 
 
 def test_evaluate__names_the_users_classes_to_runs_of_checkpoints(tmp_path: Path) -> None:
-    given = {"recipe": "recipe.yaml", "fold": None, "root": tmp_path, "user_classes": ("a.B", "c.D")}
+    given = {"recipe": Recipe("recipe", ("recipe.yaml",)), "part": {}, "root": tmp_path, "user_classes": ("a.B", "c.D")}
     options = EvaluationRun(weights=Weights("a", "a.ckpt"), **given).options()  # type: ignore[arg-type]
     assert options["--model.user_classes"] == '["a.B", "c.D"]'
     baseline = EvaluationRun(weights=Weights("b", "b.yaml"), **given).options()  # type: ignore[arg-type]

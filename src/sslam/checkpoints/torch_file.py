@@ -119,7 +119,19 @@ def _entry_sizes(path: Path) -> Counter[int]:
             )
     if len({member.filename for member in members}) != len(members):
         raise CheckpointError("The archive holds two entries of one name. torch.save never does; do not use it.")
+    _check_sums(path)
     return Counter(member.file_size for member in members)
+
+
+def _check_sums(path: Path) -> None:
+    """Refuse an archive with a changed byte: torch maps the numbers without looking at their checksums."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, NotImplementedError) as error:
+        raise CheckpointError(f"The archive is damaged ({printable(str(error))}). Download it again.") from error
+    if damaged is not None:
+        raise CheckpointError(f"The archive entry {printable(damaged)} is damaged. Download the file again.")
 
 
 def _unsafe_globals_before_torch_1_6(path: Path) -> set[str]:
