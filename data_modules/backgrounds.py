@@ -54,7 +54,7 @@ class RecordedBackgrounds(Background):
     """Parts of recordings, all equally likely; a recording shorter than the scene is continued by its mirror image.
 
     Args:
-        recordings: At least one.
+        recordings: Recordings, at least one.
 
     Raises:
         ValueError: If there is none.

@@ -4,7 +4,7 @@ Shape letters: T samples, N events.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +30,8 @@ class EventSource(ABC):
     """Sounds of some classes, for :class:`~data_modules.soundscapes.SceneRenderer`; all chance is the generator's."""
 
     class_names: Sequence[str]
+    labels: Collection[int]
+    """Columns of the classes that can be drawn."""
 
     @abstractmethod
     def draw(self, rng: np.random.Generator, seconds_N: Sequence[float]) -> list[Sound]:
@@ -44,6 +46,7 @@ class SyntheticEvents(EventSource):
     """The fourteen procedural kinds of :mod:`data_modules.sound_events`, all equally likely, of any length."""
 
     class_names = CLASS_NAMES
+    labels = range(len(CLASS_NAMES))
 
     def draw(self, rng: np.random.Generator, seconds_N: Sequence[float]) -> list[Sound]:
         labels_N = rng.integers(len(SOUND_EVENTS), size=len(seconds_N))
@@ -60,9 +63,9 @@ class RecordedEvents(EventSource):
     belong to the event. A recording that is shorter than the event may be gives a shorter event.
 
     Args:
-        class_names: All classes, also those without a recording here.
-        recordings: At least one, each with the column of its class in `labels`.
-        labels: Column of each recording's class.
+        class_names: Names of all classes, also of those without a recording here.
+        recordings: Recordings, at least one.
+        labels: Column of the class of each recording.
 
     Raises:
         ValueError: If there is no recording.
@@ -78,6 +81,7 @@ class RecordedEvents(EventSource):
         for recording, label in zip(recordings, labels, strict=True):
             by_class.setdefault(label, []).append(recording)
         self.recordings = sorted(by_class.items())
+        self.labels = sorted(by_class)
 
     def draw(self, rng: np.random.Generator, seconds_N: Sequence[float]) -> list[Sound]:
         sounds = []

@@ -35,13 +35,13 @@ class ScannedRecording:
     stretches: NDArray[np.int32]
     """(R, 2): first frame and the one after the last of each stretch that sounds, in order and apart."""
     fingerprint: str
-    """Hash of the decoded samples: the same for files with the same audio."""
+    """Hash of the decoded samples, the same for files with the same audio."""
 
     def draw_part(self, rng: np.random.Generator, seconds: float) -> tuple[float, float]:
         """Draw a part that begins and ends where the recording sounds; pauses inside it stay.
 
         Args:
-            rng: All chance.
+            rng: Generator of all chance.
             seconds: Longest part, at least 0.03.
 
         Returns:
@@ -61,7 +61,7 @@ class ScannedRecording:
         """Draw a part in which something sounds, wherever it begins and ends.
 
         Args:
-            rng: All chance.
+            rng: Generator of all chance.
             seconds: Length; that of the recording where it is shorter.
 
         Returns:

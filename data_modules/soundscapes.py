@@ -92,11 +92,11 @@ class SoundscapesDataset(Dataset[Sample]):
         return sample
 
     def num_classes_with_scenes(self) -> int:
-        """Classes that occur in the set (in its first epoch); looks at scenes until all classes have been seen."""
+        """Classes that occur in the set (in its first epoch); looks at scenes until all that can be have been seen."""
         seen: set[int] = set()
         for number in range(self.num_scenes):
             seen.update(event.label for event in self.renderer.draw_events(self._generator(number)))
-            if len(seen) == len(self.renderer.class_names):
+            if len(seen) == len(self.renderer.event_source.labels):
                 break
         return len(seen)
 
