@@ -1,6 +1,7 @@
 """Data modules: one file per data set; every batch is waveforms at 16 kHz and what the task needs beside them."""
 
 from data_modules.audioset import AudioSetDataModule
+from data_modules.backgrounds import Background, ColoredNoise, Silence
 from data_modules.base import AudioDataModule, AudioFileDataset
 from data_modules.class_folder import ClassFolderDataModule
 from data_modules.desed_fl import IDMTDESEDFLDataModule
@@ -10,6 +11,8 @@ from data_modules.fuss import FUSSDataModule
 from data_modules.labelled import LabelledDataModule
 from data_modules.labelled_manifest import LabelledManifestDataModule
 from data_modules.manifest import ManifestDataModule
+from data_modules.recorded_soundscapes import RecordedSoundscapesDataModule
+from data_modules.rendered_soundscapes import RenderedSoundscapesDataModule
 from data_modules.soundscapes import SoundscapesDataModule
 from data_modules.spass import SPASSDataModule
 from data_modules.speech_commands import SpeechCommandsDataModule
@@ -19,7 +22,9 @@ __all__ = [
     "AudioDataModule",
     "AudioFileDataset",
     "AudioSetDataModule",
+    "Background",
     "ClassFolderDataModule",
+    "ColoredNoise",
     "ESC50DataModule",
     "FUSSDataModule",
     "FolderDataModule",
@@ -27,7 +32,10 @@ __all__ = [
     "LabelledDataModule",
     "LabelledManifestDataModule",
     "ManifestDataModule",
+    "RecordedSoundscapesDataModule",
+    "RenderedSoundscapesDataModule",
     "SPASSDataModule",
+    "Silence",
     "SoundscapesDataModule",
     "SpeechCommandsDataModule",
     "UrbanSEDDataModule",

@@ -131,10 +131,20 @@ class ClassFolderDataModule(LabelledDataModule):
     def title(self) -> str:
         return self._name + ("" if self.fold is None else f" fold {self.fold}")
 
-    def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
-        if self._contents is None:  # once for all stages of a run
+    @property
+    def contents(self) -> Contents:
+        """The recordings with their folds, for others that divide them; read once for all stages of a run."""
+        if self._contents is None:
             self._contents = self._read()
-        table, folds_N = self._contents.table, self._contents.folds_N
+        return self._contents
+
+    @property
+    def problems(self) -> list[FileProblem]:
+        """What was wrong with files, as far as it is known."""
+        return self._problems
+
+    def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
+        table, folds_N = self.contents.table, self.contents.folds_N
         if folds_N is None:
             return dict.fromkeys(splits, table)
         return {

@@ -77,7 +77,10 @@ class LabelledDataModule(AudioDataModule):
                 stacklevel=2,
             )
         self.listings[split] = listing
-        clips = table.select(table.is_found)
+        return self.make_dataset(split, table.select(table.is_found))
+
+    def make_dataset(self, split: str, clips: ClipTable) -> AudioFileDataset:
+        """The clips that are there; a subclass may have them with more beside them."""
         return AudioFileDataset(
             clips.paths,
             self.clip_seconds,

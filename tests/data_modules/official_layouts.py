@@ -171,3 +171,24 @@ def write_fuss(root: Path, reverb: bool = False, seconds: float = 1.0) -> Path:
             lines.append("\t".join([f"{name}.wav", *sources]))
         (folder / f"{split}_example_list.txt").write_text("\n".join(lines) + "\n")
     return root
+
+
+def write_tone(path: Path, frequency: float, seed: int, seconds: float = 0.4, silence: float = 0.1) -> None:
+    """A sine of some level and phase, with a little noise, between two silences."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    times = np.arange(round(seconds * RATE)) / RATE
+    tone = rng.uniform(0.1, 0.5) * np.sin(2 * np.pi * (frequency * times + rng.random()))
+    waveform = tone + 0.01 * rng.uniform(-1, 1, len(times))
+    soundfile.write(path, np.pad(waveform, round(silence * RATE)), RATE)
+
+
+CLASS_FREQUENCIES = {"high": 4000.0, "low": 250.0, "middle": 1000.0}
+
+
+def write_tone_classes(root: Path, num_recordings: int = 6, seconds: float = 0.4) -> Path:
+    """Tones `low/0.flac`, `low/1.flac`, ..., of :data:`CLASS_FREQUENCIES`."""
+    for column, (name, frequency) in enumerate(CLASS_FREQUENCIES.items()):
+        for number in range(num_recordings):
+            write_tone(root / name / f"{number}.flac", frequency, 100 * column + number, seconds)
+    return root

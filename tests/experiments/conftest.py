@@ -81,7 +81,13 @@ def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
     clips = sorted((folders["esc50"] / "audio").iterdir())
     manifest = root / "train.tsv"
     manifest.write_text("\n".join([str(clips[0].parent), *(f"{clip.name}\t32000" for clip in clips)]))
+    folders["recorded_scenes"] = official_layouts.write_tone_classes(root / "recorded_scenes")
+    folders["rendered_scenes"] = root / "rendered_scenes"
+    rendering = ["data", "render", str(folders["recorded_scenes"]), "--output", str(folders["rendered_scenes"])]
+    counts = [option for split in ("train", "val", "test") for option in (f"--num_{split}_scenes", "4")]
+    assert main([*rendering, *counts, "--num_workers", "1"]) == 0
     arguments = {f"data/{name}.yaml": ["--data.root", str(folder)] for name, folder in folders.items()}
+    arguments["data/recorded_scenes.yaml"] += ["--data.num_train_scenes", "6", "--data.num_test_scenes", "6"]
     audioset = arguments.pop("data/audioset.yaml")
     return arguments | {
         "data/audioset_20k.yaml": audioset,

@@ -24,7 +24,8 @@ from tests.experiments.conftest import (
 
 POLYPHONIC = ("spass", "urban_sed", "idmt_desed_fl")  # with the recipe of SPASS
 SINGLE_LABEL = ("class_folder", "esc50", "speech_commands")
-NOT_PUBLISHED = ("class_folder", "soundscapes")
+OWN_DATA = ("class_folder", "recorded_scenes", "rendered_scenes")  # with the front end of a checkpoint
+NOT_PUBLISHED = (*OWN_DATA, "soundscapes")
 # Title in tables and number of classes of what one run evaluates.
 PARTS = {
     "audioset_20k": ("AudioSet-20K", 527),
@@ -32,6 +33,8 @@ PARTS = {
     **{f"class_folder-{fold}": (f"my_sounds fold {fold}", 2) for fold in (1, 2, 3, 4, 5)},
     **{f"esc50-{fold}": (f"ESC-50 fold {fold}", 50) for fold in (1, 2, 3, 4, 5)},
     "idmt_desed_fl": ("IDMT-DESED-FL", 10),
+    **{f"recorded_scenes-{fold}": (f"Scenes of recorded_scenes fold {fold}", 3) for fold in (1, 2, 3, 4, 5)},
+    "rendered_scenes": ("Scenes in rendered_scenes", 3),
     "soundscapes": ("Soundscapes", 14),
     "spass-market": ("SPASS market", 22),
     "spass-park": ("SPASS park", 23),
@@ -106,7 +109,7 @@ def test_evaluation__every_row_runs_for_two_steps(run: Run, data_arguments: dict
     if run.method == "linear_probe" and run.task not in POLYPHONIC:
         more += ["--model.epochs", "2"]
     files = [argument for file in run.recipe.files for argument in ("--config", file)]
-    if run.task == "class_folder":  # which takes the front end of a checkpoint
+    if run.task in OWN_DATA:
         files += ["--model.frontend", "sslam.frontends.KaldiFbank"]
     smoke = ["--config", "experiments/overrides/smoke_classifier.yaml", "--run_id", "one", "--experiment", "row"]
     assert main(["fit", *files, *smoke, *more]) == 0

@@ -59,6 +59,10 @@ class Frontend(Rebuildable):
         """Waveforms (B, T) to features (B, L, F) in float32."""
         raise NotImplementedError
 
+    def log_mel(self, waveform_BT: Tensor) -> Tensor:
+        """Log-mels (B, L', F) of waveforms (B, T), T at least one window: whole windows only, not normalised."""
+        raise NotImplementedError
+
     def mel_banks(self, low_frequency: float, high_frequency: float) -> Tensor:
         """Weights (K, F) of Kaldi's triangles between two frequencies in Hz; 0 stands for half the sample rate."""
         banks_FK, _ = get_mel_banks(

@@ -69,6 +69,12 @@ class LogMel(Frontend):
         """Frames that begin within clips of ``num_samples`` samples: 100 in a second."""
         return torch.div(num_samples + self.hop_length - 1, self.hop_length, rounding_mode="floor")
 
+    def log_mel(self, waveform_BT: Tensor) -> Tensor:
+        """Log-mels of waveforms (B, T), T at least one window, before normalising: (B, L', F)."""
+        windows_BLW = waveform_BT.unfold(1, self.window_length, self.hop_length) * self.window_W
+        magnitude_BLK = torch.fft.rfft(windows_BLW, n=self.fft_length).abs()
+        return torch.log(magnitude_BLK @ self.mel_banks_KF + self.log_offset)
+
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
         """Waveforms (B, T) of any length to features (B, num_frames, F).
 
@@ -84,7 +90,4 @@ class LogMel(Frontend):
                 sample_T = torch.arange(num_samples, device=waveform_BT.device)
                 waveform_BT = waveform_BT.masked_fill(sample_T >= num_samples_B[:, None], 0.0)
             waveform_BT = F.pad(waveform_BT, (0, self.crop_samples - num_samples))  # which cuts longer clips
-            windows_BLW = waveform_BT.unfold(1, self.window_length, self.hop_length) * self.window_W
-            magnitude_BLK = torch.fft.rfft(windows_BLW, n=self.fft_length).abs()
-            log_mel_BLF = torch.log(magnitude_BLK @ self.mel_banks_KF + self.log_offset)
-            return (log_mel_BLF - self.mean) / self.std
+            return (self.log_mel(waveform_BT) - self.mean) / self.std
