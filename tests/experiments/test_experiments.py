@@ -15,7 +15,7 @@ from sslam.__main__ import main
 from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives
 from sslam.networks import AudioViT
-from tests.experiments.conftest import AUDIOSET, EXPERIMENTS, STATISTICS, names
+from tests.experiments.conftest import AUDIOSET, EXPERIMENTS, STATISTICS, config_of, names
 
 PRETRAIN = ["--config", "experiments/pretrain.yaml"]
 SMOKE = ["--config", "experiments/overrides/smoke.yaml"]
@@ -136,6 +136,13 @@ def test_experiments__encoder_blocks_have_their_size(name: str, millions: float)
     with torch.device("meta"):
         encoder = AudioViT(**block["init_args"])
     assert sum(parameter.numel() for parameter in encoder.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["pretrain.yaml", "separate.yaml", "contrastive.yaml"])
+def test_experiments__labels_choose_no_clip_of_pre_training(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Published pre-training permutes AudioSet-2M uniformly."""
+    data = config_of(capsys, name, "data/audioset_2m.yaml")["data"]["init_args"]
+    assert (data["subset"], data["balanced_sampling"], data["draws_per_epoch"]) == ("full", False, None)
 
 
 def test_experiments__every_block_is_used() -> None:
