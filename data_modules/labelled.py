@@ -86,6 +86,7 @@ class LabelledDataModule(AudioDataModule):
             self.seed,
             clips.polyphony,
             clips.start_seconds,
+            self.random_crop,
         )
 
     def _training_sampler(self, dataset: Any, num_replicas: int, rank: int) -> TrainingSampler:

@@ -210,6 +210,7 @@ def test_evaluation__fine_tuning_is_the_published_one(run: Run, capsys: pytest.C
     }
     assert {key: model[key] for key in shared} == shared
     assert data["training_augmentation"]
+    assert not data["random_crop"]
 
 
 @pytest.mark.parametrize("run", [run for run in published("linear_probe") if run.task in AUGMENTED_PROBES], ids=str)
@@ -225,7 +226,7 @@ def test_evaluation__linear_evaluation_of_polyphonic_sets_is_the_published_one(
     assert model["drop_path"] == 0.1
     assert model["loss"] == {"class_path": "sslam.losses.LabelNormalisedBCE"}
     assert model["frontend"]["init_args"]["num_frames"] == 1024
-    assert (data["batch_size"], data["training_augmentation"]) == (48, True)
+    assert (data["batch_size"], data["training_augmentation"], data["random_crop"]) == (48, True, False)
     assert (trainer["max_epochs"], trainer["max_steps"], trainer["limit_val_batches"]) == (50, -1, 0)
 
 

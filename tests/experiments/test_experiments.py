@@ -195,6 +195,15 @@ def test_experiments__labels_choose_no_clip_of_pre_training(name: str, capsys: p
     assert (data["subset"], data["balanced_sampling"], data["draws_per_epoch"]) == ("full", False, None)
 
 
+@pytest.mark.parametrize(("file", "is_random"), [("data/folder.yaml", False), ("overrides/small.yaml", True)])
+def test_experiments__published_pre_training_hears_the_beginnings_of_files(
+    file: str, is_random: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The small run is for recordings of any length."""
+    data = config_of(capsys, "pretrain.yaml", "data/folder.yaml", file, options=["--data.root", "."])["data"]
+    assert (data["class_path"], data["init_args"]["random_crop"]) == ("data_modules.FolderDataModule", is_random)
+
+
 def test_experiments__every_block_is_used() -> None:
     texts = [(EXPERIMENTS / name).read_text() for name in names("**/*.yaml")]
     for name in names("blocks/*.yaml"):
