@@ -47,8 +47,8 @@ def collate_clips(samples: Sequence[Sample]) -> dict[str, Any]:
 class AudioFileDataset(Dataset[Sample]):
     """Clips of one length from audio files, 16 kHz mono.
 
-    In training a clip is a random part of its file, or without `random_crop` its beginning, and a bad file is replaced by
-    another one; in evaluation it is the file's beginning, and a bad file is dropped. What is drawn depends on (seed,
+    In training a clip is a random part of its file, or without `random_crop` its beginning, and a bad file is replaced
+    by another one; in evaluation it is the file's beginning, and a bad file is dropped. What is drawn depends on (seed,
     epoch, index) only, so it is the same for any number of workers and processes and after a resume.
 
     Args:
@@ -61,6 +61,7 @@ class AudioFileDataset(Dataset[Sample]):
         start_seconds: Start of each clip in its file, shape (clips,), or None. A clip with a start is always read
             from there; NaN stands for a clip that is a file of its own.
         random_crop: Whether a training clip is a random part of its file, or its beginning.
+        groups: Number of the recording that each clip is an excerpt of, shape (clips,), or None.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class AudioFileDataset(Dataset[Sample]):
         polyphony: NDArray[np.int64] | None = None,
         start_seconds: NDArray[np.float32] | None = None,
         random_crop: bool = True,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         # One block of bytes: workers that touch two million Python strings would each get a copy of them.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
@@ -83,6 +85,7 @@ class AudioFileDataset(Dataset[Sample]):
         self.polyphony = polyphony
         self.start_seconds = start_seconds
         self.random_crop = random_crop
+        self.groups = groups
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -249,6 +252,11 @@ class AudioDataModule(pl.LightningDataModule):
     def title(self) -> str:
         """Name of the data in tables."""
         return type(self).__name__
+
+    @property
+    def training_groups(self) -> NDArray[np.int64] | None:
+        """Recording that each training clip, by its `index`, is an excerpt of; None where that is not known."""
+        return getattr(self.train_set, "groups", None)
 
     def make_sets(self, stage: str) -> None:
         """Make the sets that this data has and the stage needs, more where that costs nothing; the others stay None.

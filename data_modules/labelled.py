@@ -87,6 +87,7 @@ class LabelledDataModule(AudioDataModule):
             clips.polyphony,
             clips.start_seconds,
             self.random_crop,
+            clips.groups,
         )
 
     def _training_sampler(self, dataset: Any, num_replicas: int, rank: int) -> TrainingSampler:
