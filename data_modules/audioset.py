@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from data_modules.base import require_folder
 from data_modules.folder import is_held_out
 from data_modules.labelled import LabelledDataModule
-from data_modules.listing import ClipTable, label_matrix
+from data_modules.listing import ClipTable, label_matrix, numbered
 from data_modules.metadata import class_column, read_table, require_file
 from sslam.audio_files import audio_files_below
 from sslam.checks import within
@@ -163,4 +163,5 @@ class AudioSetDataModule(LabelledDataModule):
 def _table(root: Path, segments: Segments, found: Mapping[str, str]) -> ClipTable:
     prefix = os.path.join(root, "")  # noqa: PTH118, not a Path per file: there may be millions
     paths = [prefix + found.get(video, f"Y{video}.wav") for video in segments.ids]
-    return ClipTable(segments.metadata, paths, np.array([video in found for video in segments.ids]), segments.labels)
+    is_found = np.array([video in found for video in segments.ids])
+    return ClipTable(segments.metadata, paths, is_found, segments.labels, groups=numbered(segments.ids))

@@ -47,9 +47,9 @@ def collate_clips(samples: Sequence[Sample]) -> dict[str, Any]:
 class AudioFileDataset(Dataset[Sample]):
     """Clips of one length from audio files, 16 kHz mono.
 
-    In training a clip is a random part of its file, and a bad file is replaced by another one; in evaluation it is the
-    file's beginning, and a bad file is dropped. What is drawn depends on (seed, epoch, index) only, so it is the same
-    for any number of workers and processes and after a resume.
+    In training a clip is a random part of its file, or without `random_crop` its beginning, and a bad file is replaced
+    by another one; in evaluation it is the file's beginning, and a bad file is dropped. What is drawn depends on (seed,
+    epoch, index) only, so it is the same for any number of workers and processes and after a resume.
 
     Args:
         paths: Audio files, one per clip.
@@ -60,6 +60,8 @@ class AudioFileDataset(Dataset[Sample]):
         polyphony: Degree of polyphony of each clip, shape (clips,), or None.
         start_seconds: Start of each clip in its file, shape (clips,), or None. A clip with a start is always read
             from there; NaN stands for a clip that is a file of its own.
+        random_crop: Whether a training clip is a random part of its file, or its beginning.
+        groups: Number of the recording that each clip is an excerpt of, shape (clips,), or None.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class AudioFileDataset(Dataset[Sample]):
         seed: int = 0,
         polyphony: NDArray[np.int64] | None = None,
         start_seconds: NDArray[np.float32] | None = None,
+        random_crop: bool = True,
+        groups: NDArray[np.int64] | None = None,
     ) -> None:
         # One block of bytes: workers that touch two million Python strings would each get a copy of them.
         self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
@@ -80,6 +84,8 @@ class AudioFileDataset(Dataset[Sample]):
         self.seed = seed
         self.polyphony = polyphony
         self.start_seconds = start_seconds
+        self.random_crop = random_crop
+        self.groups = groups
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -114,17 +120,20 @@ class AudioFileDataset(Dataset[Sample]):
         rng = np.random.default_rng((self.seed, epoch, index))
         problems: list[FileProblem] = []
         try:
-            return self._sample(index, rng.random())
+            return self._sample(index, self._crop_position(rng))
         except AudioFileError as error:
             problems.append(error.problem)
         for other in rng.choice(len(self), size=min(len(self), MAX_ATTEMPTS), replace=False):
             try:
-                sample = self._sample(int(other), rng.random())
+                sample = self._sample(int(other), self._crop_position(rng))
             except AudioFileError as error:
                 problems.append(error.problem)
             else:
                 return sample | {"skipped": problems + sample["skipped"]}
         raise _nothing_readable(problems)
+
+    def _crop_position(self, rng: np.random.Generator) -> float:
+        return rng.random() if self.random_crop else 0.0
 
     def require_readable(self) -> None:
         """Look for one file that can be read.
@@ -188,6 +197,8 @@ class AudioDataModule(pl.LightningDataModule):
         training_augmentation: Whether training draws clips and their parts at random. False gives every training clip
             exactly once per epoch, in order and from its beginning, as evaluation does: what is needed to compute
             something once per clip and keep it.
+        random_crop: Whether a training clip is a random part of a longer recording, or always its beginning, as EAT and
+            SSLAM were published (the first 1024 frames).
     """
 
     class_names: Sequence[str] = ()
@@ -213,6 +224,7 @@ class AudioDataModule(pl.LightningDataModule):
         clip_seconds: float = 10.0,
         seed: int = 0,
         training_augmentation: bool = True,
+        random_crop: bool = True,
     ) -> None:
         super().__init__()
         at_least(1, batch_size=batch_size)
@@ -227,6 +239,7 @@ class AudioDataModule(pl.LightningDataModule):
         self.clip_seconds = clip_seconds
         self.seed = seed
         self.training_augmentation = training_augmentation
+        self.random_crop = random_crop
         self.listings: dict[str, Listing] = {}
         """Counts of "training", "validation" and "test", as far as they were set up; labelled data has them."""
         self.train_set: Dataset[Sample] | None = None
@@ -239,6 +252,11 @@ class AudioDataModule(pl.LightningDataModule):
     def title(self) -> str:
         """Name of the data in tables."""
         return type(self).__name__
+
+    @property
+    def training_groups(self) -> NDArray[np.int64] | None:
+        """Recording that each training clip, by its `index`, is an excerpt of; None where that is not known."""
+        return getattr(self.train_set, "groups", None)
 
     def make_sets(self, stage: str) -> None:
         """Make the sets that this data has and the stage needs, more where that costs nothing; the others stay None.

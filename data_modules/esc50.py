@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from data_modules.base import require_folder
 from data_modules.labelled import LabelledDataModule
-from data_modules.listing import ClipTable, find_listed, label_matrix
+from data_modules.listing import ClipTable, find_listed, label_matrix, numbered
 from data_modules.metadata import read_table
 
 REMEDY = "Pass --data.root with the folder that holds meta/ and audio/ of the official data set."
@@ -19,6 +19,7 @@ CLASS_NAMES = (  # noqa: SIM905, a list literal would take a line per name
     "clock_alarm clock_tick glass_breaking "
     "helicopter chainsaw siren car_horn engine train church_bells airplane fireworks hand_saw"
 ).split()
+COLUMNS = ("filename", "fold", "target", "category", "src_file")
 ESC10_TARGETS = (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)
 
 
@@ -28,6 +29,7 @@ class Recording(NamedTuple):
     filename: str
     fold: int
     target: int
+    src_file: str
 
 
 def read_metadata(path: Path) -> list[Recording]:
@@ -37,7 +39,7 @@ def read_metadata(path: Path) -> list[Recording]:
         ValueError: If the file is missing, lacks a column, or holds a row with a wrong number or class.
     """
     recordings = []
-    for line, row in read_table(path, "ESC-50 metadata", ("filename", "fold", "target", "category"), REMEDY):
+    for line, row in read_table(path, "ESC-50 metadata", COLUMNS, REMEDY):
         try:
             fold, target = int(row["fold"]), int(row["target"])
         except ValueError as error:
@@ -51,7 +53,7 @@ def read_metadata(path: Path) -> list[Recording]:
                 f"ESC-50 metadata '{path}', line {line}: unknown label, target {target} is {official} and not "
                 f"'{row['category']}'. Correct the line or take the official file."
             )
-        recordings.append(Recording(row["filename"], fold, target))
+        recordings.append(Recording(row["filename"], fold, target, row["src_file"]))
     return recordings
 
 
@@ -100,7 +102,11 @@ class ESC50DataModule(LabelledDataModule):
         paths, is_found = find_listed(audio, [row.filename for row in rows])
         columns = {target: column for column, target in enumerate(self.targets)}
         table = ClipTable(
-            metadata, paths, is_found, label_matrix([[columns[row.target]] for row in rows], len(columns))
+            metadata,
+            paths,
+            is_found,
+            label_matrix([[columns[row.target]] for row in rows], len(columns)),
+            groups=numbered([row.src_file for row in rows]),
         )
         training = [row.fold != self.fold for row in rows]
         held_out = [self.fold in (None, row.fold) for row in rows]

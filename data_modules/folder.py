@@ -89,4 +89,4 @@ class FolderDataModule(AudioDataModule):
     def _dataset(self, root: Path, names: list[str], training: bool) -> AudioFileDataset:
         base = str(root)
         paths = [os.path.join(base, name) for name in names]  # noqa: PTH118, a Path per file is ten times slower
-        return AudioFileDataset(paths, self.clip_seconds, training, seed=self.seed)
+        return AudioFileDataset(paths, self.clip_seconds, training, seed=self.seed, random_crop=self.random_crop)

@@ -176,6 +176,7 @@ class FUSSDataModule(AudioDataModule):
             clip_seconds=self.clip_seconds,
             training=is_training,
             seed=self.seed,
+            random_crop=self.random_crop,
         )
 
     def _examples(self, folder: Path, name: str, with_stems: bool) -> list[Example]:

@@ -89,6 +89,8 @@ class LabelledDataModule(AudioDataModule):
             self.seed,
             clips.polyphony,
             clips.start_seconds,
+            self.random_crop,
+            clips.groups,
         )
 
     def _training_sampler(self, dataset: Any, num_replicas: int, rank: int) -> TrainingSampler:

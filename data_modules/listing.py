@@ -62,6 +62,8 @@ class ClipTable:
     """(N,) degree of polyphony, where onsets are known."""
     start_seconds: NDArray[np.float32] | None = None
     """(N,) where a clip starts in its file, where one file holds several; NaN for a clip that is a file."""
+    groups: NDArray[np.int64] | None = None
+    """(N,) number of the recording that a clip is an excerpt of, where several clips may be of one."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,6 +78,7 @@ class ClipTable:
             labels=self.labels[kept],
             polyphony=None if self.polyphony is None else self.polyphony[kept],
             start_seconds=None if self.start_seconds is None else self.start_seconds[kept],
+            groups=None if self.groups is None else self.groups[kept],
         )
 
 
@@ -87,6 +90,13 @@ def label_matrix(rows: Iterable[Iterable[int]], num_classes: int) -> csr_array:
         ends.append(len(columns))
     ones = np.ones(len(columns), np.float32)
     return csr_array((ones, np.array(columns), np.array(ends)), shape=(len(ends) - 1, num_classes))
+
+
+def numbered(recordings: Sequence[str]) -> NDArray[np.int64] | None:
+    """A number (N,) for every different one of the N recordings that clips are of; None where all differ."""
+    numbers: dict[str, int] = {}
+    groups = np.array([numbers.setdefault(recording, len(numbers)) for recording in recordings], np.int64)
+    return None if len(numbers) == len(recordings) else groups
 
 
 def find_listed(root: Path, names: Sequence[str]) -> tuple[list[str], NDArray[np.bool_]]:

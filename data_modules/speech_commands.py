@@ -1,6 +1,7 @@
 """Speech Commands: one-second recordings of single words (Warden 2018, arXiv:1804.03209), v0.01 and v0.02."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -41,8 +42,8 @@ class SpeechCommandsDataModule(LabelledDataModule):
     `_background_noise_/`: pieces of `clip_seconds`, of each file the first 80 % for training, 10 % for validation and
     the last 10 % for test. SUPERB's own test set is another archive, `speech_commands_test_set_v0.01`, with a folder
     per class: pass it as `test_root`. Without it the test is made from `testing_list.txt` and the noise files, and its
-    result must not be compared with published ones. SUPERB trains on random parts of the whole noise files and draws
-    all classes equally often, for which there is `balanced_sampling`.
+    result, which has a title of its own, must not be compared with published ones. SUPERB trains on random parts of the
+    whole noise files and draws all classes equally often, for which there is `balanced_sampling`.
 
     As training clips are listed nowhere, all that are there count as listed.
 
@@ -82,7 +83,9 @@ class SpeechCommandsDataModule(LabelledDataModule):
 
     @property
     def title(self) -> str:
-        return f"Speech Commands {self.version}"
+        # Scores on another test set than the published ones must not stand in their column.
+        is_own = self.classes == 12 and self.test_root is None
+        return f"Speech Commands {self.version}{', own test set' if is_own else ''}"
 
     def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
         root = require_folder(self.root, "Speech Commands folder")
@@ -98,6 +101,13 @@ class SpeechCommandsDataModule(LabelledDataModule):
             if split == "test" and self.test_root is not None:
                 tables[split] = self._official_test(require_folder(self.test_root, "Test set", "--data.test_root"))
                 continue
+            if split == "test" and self.classes == 12:
+                warnings.warn(
+                    "The test set of 12 classes is our own, made from testing_list.txt and the noise files: the result "
+                    "must not be compared with published ones. Pass --data.test_root with the folder of "
+                    "speech_commands_test_set_v0.01.",
+                    stacklevel=2,
+                )
             silence = self._silence(root, on_disk, SILENCE_SHARES[split]) if self.classes == 12 else []
             tables[split] = self._table(root, listed[split] + silence)
         return tables

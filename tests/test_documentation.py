@@ -39,5 +39,12 @@ def test_document__gives_commands_that_exist(document: str) -> None:
     assert set(re.findall(r"(?:^    |`)make ([a-z][\w-]*)", text, re.M)) <= targets
 
 
+@ALL
+def test_document__does_not_claim_all_rows_of_the_published_tables(document: str) -> None:
+    """Which rows there are is said by tables of files; of other encoders, for one, there are none."""
+    text = " ".join((ROOT / document).read_text().split())
+    assert not re.search(r"\b(each|every|all|the) rows? of the published tables?", text)
+
+
 def test_readme__is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150

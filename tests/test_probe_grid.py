@@ -9,7 +9,7 @@ from torch import nn
 from sslam.losses import ClassificationLoss, CrossEntropy, LabelNormalisedBCE
 from sslam.networks import ClassifierHead
 from sslam.optim import warmup_cosine
-from sslam.probe_grid import KeptClips, ProbeGrid, StackedHeads, best
+from sslam.probe_grid import KeptClips, ProbeGrid, StackedHeads, best, first_recordings, parts_of, random_order
 
 SHALLOW = {"hidden_width": 24, "normalisation": "l2", "standardise": False}
 
@@ -201,3 +201,53 @@ def test_best__of_equal_ones_the_first_and_never_nan() -> None:
 def test_probe_grid__refuses_wrong_values(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grid_of(**changes)
+
+
+@pytest.mark.parametrize("sizes", [[1] * 23, [2] * 12, [1, 3, 1, 7, 2, 2, 1, 5, 1], [9, 1, 1], [4, 4]])
+def test_parts__keep_excerpts_of_a_recording_on_one_side(sizes: list[int]) -> None:
+    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    order = random_order(len(group))
+    part = parts_of(5, order, group)
+    assert {*part.tolist()} == {*range(min(5, len(sizes)))}
+    assert all(len(part[group[order] == number].unique()) == 1 for number in range(len(sizes)))
+    counts = part.bincount()
+    assert counts.max() - counts.min() <= max(sizes)
+    if max(sizes) == 1:
+        assert torch.equal(part, parts_of(5, order, None))
+    for least in range(1, len(group)):
+        held_out, others = first_recordings(least, order, group)
+        assert not set(group[held_out].tolist()) & set(group[others].tolist())
+        assert sorted([*held_out.tolist(), *others.tolist()]) == [*range(len(group))]
+        assert least <= len(held_out) < least + max(sizes)
+
+
+@pytest.mark.parametrize("fraction", [None, 0.2])
+def test_fit__holds_out_whole_recordings(fraction: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No head that is scored to choose the learning rate has learnt an excerpt of what it is scored on."""
+    clips, group = clips_of(40), torch.arange(40) // 4
+    grid = grid_of(epochs=1, selection_fraction=fraction)
+    learnt: list[Any] = []
+    scored: list[Any] = []
+    train, score = ProbeGrid.train, ProbeGrid._score
+
+    def train_and_note(self: ProbeGrid, kept: KeptClips, rows: Any, *more: Any) -> Any:
+        learnt.append(rows)
+        return train(self, kept, rows, *more)
+
+    def score_and_note(self: ProbeGrid, kept: KeptClips, held_out: Any, single_label: bool) -> float:
+        scored.append([rows for _, rows in held_out])
+        return score(self, kept, held_out, single_label)
+
+    monkeypatch.setattr(ProbeGrid, "train", train_and_note)
+    monkeypatch.setattr(ProbeGrid, "_score", score_and_note)
+    grid.fit(clips, True, group)
+    assert scored
+    for parts in scored:
+        for rows, held_out in zip(learnt[0], parts, strict=False):
+            assert not set(group[rows].tolist()) & set(group[held_out].tolist())
+
+
+@pytest.mark.parametrize("fraction", [None, 0.2])
+def test_fit__refuses_excerpts_of_one_recording(fraction: float | None) -> None:
+    with pytest.raises(ValueError, match="excerpts of one recording"):
+        grid_of(selection_fraction=fraction).fit(clips_of(10), True, torch.zeros(10, dtype=torch.int64))

@@ -25,6 +25,21 @@ def warmup_cosine(step: int, peak: float, warmup_steps: int, total_steps: int, f
     return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * progress))
 
 
+def add_epsilon_before_correction(optimizer: torch.optim.Optimizer, step: int, epsilon: float = 1e-8) -> None:
+    """Set epsilon so that PyTorch's Adam takes update ``step`` (from 0) as fairseq's and TensorFlow's do.
+
+    These add epsilon to the root of the second moment before they correct its bias, PyTorch after. The difference is
+    that of a larger epsilon in the first updates: 4.5e-8 in the first one with a beta of 0.95.
+
+    Args:
+        optimizer: Adam or AdamW.
+        step: Updates since the optimizer's moments were 0.
+        epsilon: Epsilon before the correction.
+    """
+    for group in optimizer.param_groups:
+        group["eps"] = epsilon / math.sqrt(1 - group["betas"][1] ** (step + 1))
+
+
 PEAK = "peak_learning_rate"
 """Key of a parameter group whose schedule has a peak of its own."""
 

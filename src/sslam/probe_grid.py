@@ -6,6 +6,7 @@ units, C classes.
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,21 +109,23 @@ class ProbeGrid:
         """A head that has not learnt."""
         return ClassifierHead(width, num_classes, seed, self.hidden_width, self.normalisation)
 
-    def fit(self, clips: KeptClips, single_label: bool) -> TrainedHeads:
+    def fit(self, clips: KeptClips, single_label: bool, group_N: Tensor | None = None) -> TrainedHeads:
         """Heads trained on these clips, on their device.
 
         Args:
             clips: Training clips.
             single_label: Whether a clip has one class. Then accuracy chooses the learning rate, otherwise mAP.
+            group_N: Number of the recording (N,) that each clip is an excerpt of; all clips of one are held out
+                together. None where every clip is a recording.
 
         Raises:
-            ValueError: If there are too few clips to hold some out.
+            ValueError: If there are too few clips or recordings to hold some out.
         """
         num_clips, num_seeds = len(clips.index_N), len(self.seeds)
         if self.selection_fraction is None:
             rates, scores = self.learning_rates, {}
             if len(rates) > 1:
-                scores = self.cross_validate(clips, single_label)
+                scores = self.cross_validate(clips, single_label, group_N)
                 rates = [best(scores)]
             (trained,) = self.train(clips, torch.arange(num_clips).expand(num_seeds, -1), rates, self.seeds)
             return TrainedHeads(trained.heads(), rates[0], num_clips, scores)
@@ -132,8 +135,9 @@ class ProbeGrid:
                 f"selection_fraction {self.selection_fraction:g} holds out all of {num_clips} training clips. Give "
                 "more clips or a smaller selection_fraction."
             )
-        order_N = random_order(num_clips)
-        held_out, others = order_N[:num_held_out], order_N[num_held_out:]
+        held_out, others = first_recordings(num_held_out, random_order(num_clips), group_N)
+        if not len(others):
+            raise ValueError(ONE_RECORDING)
         stacks = self.train(clips, others.expand(num_seeds, -1), self.learning_rates, self.seeds)
         heads = {rate: stack.heads() for rate, stack in zip(self.learning_rates, stacks, strict=True)}
         scores = {
@@ -142,14 +146,17 @@ class ProbeGrid:
         }
         return TrainedHeads(heads[best(scores)], best(scores), len(others), scores)
 
-    def cross_validate(self, clips: KeptClips, single_label: bool) -> dict[float, float]:
+    def cross_validate(self, clips: KeptClips, single_label: bool, group_N: Tensor | None = None) -> dict[float, float]:
         """Accuracy or mAP of each learning rate on all clips, each scored by a head that has not learnt it."""
         num_clips = len(clips.index_N)
-        parts = min(self.selection_folds, num_clips)
         order_N = random_order(num_clips)
-        held_out = [order_N[part::parts] for part in range(parts)]
-        fewest = num_clips - len(held_out[0])  # parts differ by a clip
-        others = torch.stack([order_N[torch.arange(num_clips) % parts != part][:fewest] for part in range(parts)])
+        part_N = parts_of(self.selection_folds, order_N, group_N)
+        parts = int(part_N.max()) + 1
+        held_out = [order_N[part_N == part] for part in range(parts)]
+        fewest = num_clips - max(map(len, held_out))  # parts differ by a clip, or by a recording
+        if not fewest:
+            raise ValueError(ONE_RECORDING)
+        others = torch.stack([order_N[part_N != part][:fewest] for part in range(parts)])
         stacks = self.train(clips, others, self.learning_rates, [0] * parts)
         return {
             rate: self._score(clips, list(zip(stack.heads(), held_out, strict=True)), single_label)
@@ -270,6 +277,50 @@ def normalise(embedding: Tensor) -> Tensor:
 def random_order(num_clips: int) -> Tensor:
     """The same order of so many clips at any time, by which some are held out."""
     return torch.randperm(num_clips, generator=torch.Generator().manual_seed(0))
+
+
+ONE_RECORDING = (
+    "The training clips are excerpts of one recording, so that none can be held out to choose the learning rate. Give "
+    "clips of several recordings, or one learning rate."
+)
+
+
+def parts_of(number: int, order_N: Tensor, group_N: Tensor | None) -> Tensor:
+    """The part (N,) of each clip of an order, of at most ``number`` parts of much the same size.
+
+    Recordings go, the largest first and otherwise in their order, to the smallest part. Recordings of one clip are
+    thus dealt out in turn, as clips are without ``group_N``.
+
+    Args:
+        number: Largest number of parts.
+        order_N: Order of the clips.
+        group_N: Recording of each clip, by its row; None where every clip is one.
+    """
+    if group_N is None:
+        return torch.arange(len(order_N)) % min(number, len(order_N))
+    groups = group_N[order_N].tolist()
+    sizes = Counter(groups)  # by first appearance
+    part_sizes = [0] * min(number, len(sizes))
+    part_of: dict[int, int] = {}
+    for group, size in sizes.most_common():  # stable
+        part_of[group] = part_sizes.index(min(part_sizes))
+        part_sizes[part_of[group]] += size
+    return torch.tensor([part_of[group] for group in groups])
+
+
+def first_recordings(least: int, order_N: Tensor, group_N: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The clips of the first recordings of an order, which have at least ``least`` clips, and the other clips."""
+    if group_N is None:
+        return order_N[:least], order_N[least:]
+    groups = group_N[order_N].tolist()
+    chosen: set[int] = set()
+    num_clips = 0
+    for group, size in Counter(groups).items():
+        if num_clips < least:
+            chosen.add(group)
+            num_clips += size
+    is_chosen = torch.tensor([group in chosen for group in groups])
+    return order_N[is_chosen], order_N[~is_chosen]
 
 
 def best(scores: dict[float, float]) -> float:

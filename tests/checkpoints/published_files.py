@@ -52,10 +52,10 @@ def encoder_shapes(width: int, depth: int) -> Shapes:
     return shapes
 
 
-def decoder_shapes(width: int, depth: int) -> Shapes:
+def decoder_shapes(width: int, depth: int, kernel_size: int = 3) -> Shapes:
     shapes: Shapes = {}
     for i in range(depth):
-        shapes[f"{IMAGE}decoder.blocks.{i}.0.weight"] = (width, width // 16, 3, 3)
+        shapes[f"{IMAGE}decoder.blocks.{i}.0.weight"] = (width, width // 16, kernel_size, kernel_size)
         shapes[f"{IMAGE}decoder.blocks.{i}.0.bias"] = (width,)
     return shapes | {IMAGE + "decoder.proj.weight": (width, width), IMAGE + "decoder.proj.bias": (width,)}
 

@@ -49,7 +49,7 @@ def esc50(tmp_path: Path) -> Path:
     for fold in range(1, 6):
         for clip in range(3):
             name = f"{fold}-{clip}-A-{clip}.wav"
-            rows.append(f"{name},{fold},{clip},{CLASSES[clip]},False,{clip},A")
+            rows.append(f"{name},{fold},{clip},{CLASSES[clip]},False,{fold}{clip},A")
             noise = np.random.default_rng(3 * fold + clip).normal(scale=0.1, size=22050)
             (tmp_path / "esc50/audio").mkdir(parents=True, exist_ok=True)
             soundfile.write(tmp_path / "esc50/audio" / name, noise, 22050)

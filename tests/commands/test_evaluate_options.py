@@ -26,6 +26,13 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         # Random weights would be the teacher's.
         (["--random", "--model.init_args.weights=teacher"], "--model.weights cannot be given for every run"),
         (["--model.label", "x"], "--model.label cannot be given for every run"),
+        # Folds 1 and 2 would be the same run.
+        (
+            ["--data", "data_modules.LabelledManifestDataModule"],
+            "--data must be the data of esc50_linear_probe",
+        ),
+        (["--data=SPASSDataModule"], "data_modules.ESC50DataModule, got SPASSDataModule, with which its folds"),
+        (["--data.class_path", "data_modules.SPASSDataModule"], "--data.class_path must be the data of esc50_linear"),
         (["--folds", "1", "7"], "esc50_linear_probe has no fold 7. Choose from 1, 2, 3, 4, 5"),
         (["--data.fold", "7"], "esc50_linear_probe has no fold 7."),
         (["--data.fold", "null"], "esc50_linear_probe has no fold null."),

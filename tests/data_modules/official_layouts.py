@@ -60,7 +60,7 @@ def write_esc50(root: Path, recordings: Iterable[tuple[int, int]], seconds: floa
     for number, (fold, target) in enumerate(recordings):
         name, is_esc10 = ESC50_CLASSES[target]
         write_noise(root / "audio" / f"clip{number:02}.wav", seconds)
-        rows.append(f"clip{number:02}.wav,{fold},{target},{name},{is_esc10},1,A")
+        rows.append(f"clip{number:02}.wav,{fold},{target},{name},{is_esc10},{number},A")
     (root / "meta").mkdir()
     (root / "meta" / "esc50.csv").write_text("\n".join([ESC50_HEADER, *rows]) + "\n")
     return root

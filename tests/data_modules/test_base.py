@@ -15,10 +15,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from data_modules import FolderDataModule
+from data_modules import ESC50DataModule, FolderDataModule, FUSSDataModule
 from data_modules.bad_files import BadFileLog
 from data_modules.base import AudioDataModule, AudioFileDataset
 from sslam.audio import FileProblem
+from tests.data_modules import official_layouts
 
 RATE = 16_000
 
@@ -95,6 +96,35 @@ def test_audio_file_dataset__training_parts_follow_seed_epoch_and_index(
     ]
     assert len(set(starts)) > 6
     assert max(starts) - min(starts) > 4000
+
+
+def test_audio_file_dataset__without_random_crop_training_hears_the_beginnings(
+    tmp_path: Path, write_clips: Callable[..., list[Path]]
+) -> None:
+    """Also of the file that replaces a bad one."""
+    paths = [str(path) for path in write_clips(tmp_path, 2)]
+    (tmp_path / "bad.wav").touch()
+    dataset = AudioFileDataset([*paths, str(tmp_path / "bad.wav")], 0.25, training=True, random_crop=False)
+    beginnings = [sample["waveform"] for sample in (AudioFileDataset(paths, 0.25, training=False)[i] for i in (0, 1))]
+    for epoch in range(3):
+        assert torch.equal(dataset[0, epoch]["waveform"], beginnings[0])
+        replaced = dataset[2, epoch]
+        assert torch.equal(replaced["waveform"], beginnings[replaced["index"]])
+
+
+@pytest.mark.parametrize("random_crop", [False, True])
+def test_random_crop__reaches_the_sets_of_recordings(random_crop: bool, tmp_path: Path) -> None:
+    esc50 = official_layouts.write_esc50(tmp_path / "esc50", [(1, 0), (2, 10)], 0.1)
+    fuss = official_layouts.write_fuss(tmp_path / "fuss")
+    more: dict[str, Any] = {"random_crop": random_crop, "num_workers": 0, "batch_size": 1}
+    for data in (
+        ESC50DataModule(str(esc50), **more),
+        FolderDataModule(str(esc50), **more),
+        FUSSDataModule(str(fuss), **more),
+    ):
+        data.setup("fit")
+        assert isinstance(data.train_set, AudioFileDataset)
+        assert data.train_set.random_crop == random_crop
 
 
 def test_audio_file_dataset__a_bad_file_is_replaced_in_training_and_dropped_in_evaluation(

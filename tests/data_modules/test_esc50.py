@@ -21,6 +21,18 @@ def esc50(tmp_path: Path) -> Path:
     return write_esc50(tmp_path, [(fold, target) for fold in range(1, 6) for target in (0, 1, 3, 10)], seconds=0.5)
 
 
+def test_esc50__excerpts_of_a_recording_are_known_by_its_source(esc50: Path) -> None:
+    metadata = esc50 / "meta" / "esc50.csv"
+    header, *rows = metadata.read_text().splitlines()
+    sources = [[*row.split(",")[:5], str(number // 2), "A"] for number, row in enumerate(rows)]
+    for lines, expected in (([row.split(",") for row in rows], None), (sources, [row // 2 for row in range(4, 20)])):
+        metadata.write_text("\n".join([header, *map(",".join, lines)]))
+        data = ESC50DataModule(str(esc50), fold=1, num_workers=0)
+        data.setup("fit")
+        groups = data.training_groups
+        assert (groups if groups is None else groups.tolist()) == expected
+
+
 def test_esc50__classes_stand_at_their_official_targets() -> None:
     data = ESC50DataModule()
     assert len(data.class_names) == len(set(data.class_names)) == 50

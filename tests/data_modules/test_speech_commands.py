@@ -1,6 +1,7 @@
 """Speech Commands in its official layout, made small."""
 
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def test_speech_commands__classes_have_their_places() -> None:
 @pytest.mark.parametrize(("classes", "version"), [(12, "v0.01"), (35, "v0.02")])
 def test_speech_commands__a_word_set_is_of_a_version_with_a_folder_of_its_own(classes: Any, version: str) -> None:
     data = SpeechCommandsDataModule(classes=classes)
-    assert (data.title, data.root) == (f"Speech Commands {version}", f"data/speech_commands_{version}")
+    assert (data.title.split(",")[0], data.root) == (f"Speech Commands {version}", f"data/speech_commands_{version}")
     assert SpeechCommandsDataModule("elsewhere", classes).root == "elsewhere"
 
 
@@ -124,6 +125,26 @@ def test_speech_commands__12_classes_read_the_official_test_set(
     shutil.rmtree(tmp_path / "official" / "_silence_")
     with pytest.raises(ValueError, match="has no audio of _silence_. Pass --data.test_root"):
         data.setup("test")
+
+
+def test_speech_commands__a_test_set_of_our_own_has_another_title_and_one_warning(
+    version_1: Path, tmp_path: Path, write_noise: Callable[..., None]
+) -> None:
+    """As the tables would mix it with the published test set otherwise."""
+    for name in SUPERB_CLASSES:
+        write_noise(tmp_path / "official" / name / "x_nohash_0.wav")
+    official = make_data(version_1, classes=12, test_root=str(tmp_path / "official"))
+    own, words = make_data(version_1, classes=12), SpeechCommandsDataModule()
+    titles = ["Speech Commands v0.01", "Speech Commands v0.01, own test set", "Speech Commands v0.02"]
+    assert [data.title for data in (official, own, words)] == titles
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        official.setup("fit")
+        official.setup("test")
+        own.setup("fit")
+    with pytest.warns(UserWarning, match=r"must not be compared .* Pass --data\.test_root") as warned:
+        own.setup("test")
+    assert len(warned) == 1
 
 
 def test_speech_commands__listed_recordings_that_are_missing_are_counted(version_2: Path) -> None:

@@ -61,6 +61,7 @@ def test_contrastive__every_row_runs_for_two_steps(
     for task in ("similarity", "coincidence"):
         assert (f"train/{task}_loss" in heads) == (task in tasks)
     assert "val/qbe_map" in heads
+    assert Path("runs/contrastive/one/checkpoints/best.ckpt").is_file()
 
 
 def test_contrastive__takes_some_hundred_recordings(separators: Path, data_arguments: dict[str, list[str]]) -> None:
@@ -69,6 +70,12 @@ def test_contrastive__takes_some_hundred_recordings(separators: Path, data_argum
     more = [*data_arguments["data/esc50.yaml"], "--model.processors.folder", str(separators)]
     every_step = ["--trainer.val_check_interval", "2"]
     assert main(["fit", *arguments, *SMOKE, "--data.batch_size", "2", *more, *every_step]) == 0
+
+
+def test_contrastive__retrieval_chooses_the_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = config_of(capsys, "contrastive.yaml")["checkpoint"]
+    assert (checkpoint["monitor"], checkpoint["mode"]) == ("val/qbe_map", "max")
+    assert config_of(capsys, "pretrain.yaml")["checkpoint"]["monitor"] is None
 
 
 def row(capsys: pytest.CaptureFixture[str], name: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tests.experiments.conftest import (
 )
 
 POLYPHONIC = ("spass", "urban_sed", "idmt_desed_fl")  # with the recipe of SPASS
+AUGMENTED_PROBES = (*POLYPHONIC, "audioset_20k")  # the columns of the table of polyphonic sets
 SINGLE_LABEL = ("class_folder", "esc50", "speech_commands")
 OWN_DATA = ("class_folder", "recorded_scenes", "rendered_scenes")  # with the front end of a checkpoint
 NOT_PUBLISHED = (*OWN_DATA, "soundscapes")
@@ -41,7 +42,7 @@ PARTS = {
     "spass-square": ("SPASS square", 27),
     "spass-street": ("SPASS street", 27),
     "spass-waterfront": ("SPASS waterfront", 29),
-    "speech_commands-12": ("Speech Commands v0.01", 12),
+    "speech_commands-12": ("Speech Commands v0.01, own test set", 12),
     "speech_commands-35": ("Speech Commands v0.02", 35),
     "urban_sed": ("URBAN-SED", 10),
 }
@@ -106,7 +107,7 @@ def test_evaluation__parts_of_all_tasks_are_the_published_ones() -> None:
 )
 def test_evaluation__every_row_runs_for_two_steps(run: Run, data_arguments: dict[str, list[str]]) -> None:
     more = [*run.options, *run.small_data(data_arguments)]
-    if run.method == "linear_probe" and run.task not in POLYPHONIC:
+    if run.method == "linear_probe" and run.task not in AUGMENTED_PROBES:
         more += ["--model.epochs", "2"]
     files = [argument for file in run.recipe.files for argument in ("--config", file)]
     if run.task in OWN_DATA:
@@ -118,7 +119,7 @@ def test_evaluation__every_row_runs_for_two_steps(run: Run, data_arguments: dict
     assert (record.data.title, record.data.num_classes) == run.title_and_classes
     assert ("accuracy" in record.metrics) == (run.task in SINGLE_LABEL)
     # A probe without augmentation keeps tokens in one pass, and trains its heads without the trainer.
-    assert record.step == (2 if run.method == "fine_tune" or run.task in POLYPHONIC else 0)
+    assert record.step == (2 if run.method == "fine_tune" or run.task in AUGMENTED_PROBES else 0)
     assert record.num_heads == (1 if run.method == "fine_tune" else 3)
     assert record.data.num_clips > 0
     assert record.checkpoint.label == "random weights"
@@ -212,9 +213,10 @@ def test_evaluation__fine_tuning_is_the_published_one(run: Run, capsys: pytest.C
     }
     assert {key: model[key] for key in shared} == shared
     assert data["training_augmentation"]
+    assert not data["random_crop"]
 
 
-@pytest.mark.parametrize("run", [run for run in published("linear_probe") if run.task in POLYPHONIC], ids=str)
+@pytest.mark.parametrize("run", [run for run in published("linear_probe") if run.task in AUGMENTED_PROBES], ids=str)
 def test_evaluation__linear_evaluation_of_polyphonic_sets_is_the_published_one(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,11 +229,11 @@ def test_evaluation__linear_evaluation_of_polyphonic_sets_is_the_published_one(
     assert model["drop_path"] == 0.1
     assert model["loss"] == {"class_path": "sslam.losses.LabelNormalisedBCE"}
     assert model["frontend"]["init_args"]["num_frames"] == 1024
-    assert (data["batch_size"], data["training_augmentation"]) == (48, True)
+    assert (data["batch_size"], data["training_augmentation"], data["random_crop"]) == (48, True, False)
     assert (trainer["max_epochs"], trainer["max_steps"], trainer["limit_val_batches"]) == (50, -1, 0)
 
 
-@pytest.mark.parametrize("run", [run for run in published("linear_probe") if run.task not in POLYPHONIC], ids=str)
+@pytest.mark.parametrize("run", [run for run in published("linear_probe") if run.task not in AUGMENTED_PROBES], ids=str)
 def test_evaluation__other_linear_probes_keep_the_tokens_of_unchanged_clips(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,10 +12,13 @@ import torch
 import yaml
 
 from sslam.__main__ import main
+from sslam.checkpoints.published import our_name
 from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives
-from sslam.networks import AudioViT
-from tests.experiments.conftest import AUDIOSET, EXPERIMENTS, STATISTICS, names
+from sslam.networks import AudioViT, ConvDecoder
+from sslam.transforms import InverseBlockMasking
+from tests.checkpoints.published_files import POSITIONS, decoder_shapes, encoder_shapes, save_published, state_dict
+from tests.experiments.conftest import AUDIOSET, EXPERIMENTS, STATISTICS, config_of, names
 
 PRETRAIN = ["--config", "experiments/pretrain.yaml"]
 SMOKE = ["--config", "experiments/overrides/smoke.yaml"]
@@ -77,6 +80,7 @@ def read(name: str) -> dict[str, Any]:
     [
         ("pretrain.yaml", [Objectives(1, 0, 0), Objectives(1, 1, 2)]),
         ("ablations/mb_ua.yaml", [Objectives(1, 0, 0)]),
+        ("ablations/mb_ua_continued.yaml", [Objectives(1, 0, 0), Objectives(1, 0, 0)]),
         ("ablations/mb_pma.yaml", [Objectives(1, 0, 0), Objectives(0, 1, 0)]),
         ("ablations/mb_ua_pma.yaml", [Objectives(1, 0, 0), Objectives(1, 1, 0)]),
         ("overrides/stage_2_only.yaml", [Objectives(1, 1, 2)]),
@@ -89,11 +93,14 @@ def test_experiments__schedules_are_the_published_ones(
     assert main([*args, "--trainer.callbacks", "[]", "--trainer.max_steps", "0"]) == 0
     (model,) = trained
     assert [stage.objectives for stage in model.stages] == stages
-    published = {
-        "masked latents": (400_000, 5e-4, 53_333, 16, None),
-        "mixtures": (200_000, 5e-5, 25_000, 8, 1),
-    }
     for stage in model.stages:
+        # 16 views of every clip: half of them of its mixture, where the student sees both.
+        clones = 8 if stage.objectives.uses_clips and stage.objectives.uses_mixtures else 16
+        published = {
+            "masked latents": (400_000, 5e-4, 53_333, clones, None),
+            "clips": (200_000, 5e-5, 25_000, clones, 1),
+            "mixtures": (200_000, 5e-5, 25_000, clones, 1),
+        }
         values = (stage.steps, stage.learning_rate, stage.warmup_steps, stage.num_clones, stage.cls_target_layers)
         assert values == published[stage.name]
     assert not model.weight_decay_exempt_1d
@@ -138,6 +145,65 @@ def test_experiments__encoder_blocks_have_their_size(name: str, millions: float)
     assert sum(parameter.numel() for parameter in encoder.parameters()) / 1e6 == pytest.approx(millions, rel=0.03)
 
 
+def test_experiments__the_large_model_is_the_published_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """EAT-large; stage 2 alone, given after it, leaves its networks as they are."""
+    config = config_of(capsys, "pretrain.yaml", "overrides/large.yaml")["model"]["init_args"]
+    rates = [(stage["learning_rate"], stage["steps"], stage["num_clones"]) for stage in config["stages"]]
+    assert rates == [(4e-4, 400_000, 16), (5e-5, 200_000, 8)]
+    assert (config["ema_decay"], config["ema_end_decay"], config["ema_anneal_steps"]) == (0.9998, 0.99999, 150_000)
+    masking = InverseBlockMasking(**config["masking"]["init_args"])
+    assert (masking.mask_ratio, masking.block_size, masking.adjust) == (0.75, 5, 0.1)
+    shapes = encoder_shapes(1024, 24) | decoder_shapes(1024, depth=3, kernel_size=5)
+    del shapes[POSITIONS]  # which follow from a formula
+    published = {our_name(name, fine_tuned=False): shape for name, shape in shapes.items()}
+    with torch.device("meta"):
+        parts = {
+            "student": AudioViT(**config["encoder"]["init_args"]),
+            "decoder": ConvDecoder(**config["decoder"]["init_args"]),
+        }
+    ours = {f"{part}.{name}": tuple(t.shape) for part, net in parts.items() for name, t in net.state_dict().items()}
+    assert ours == published
+    second = config_of(capsys, "pretrain.yaml", "overrides/large.yaml", "overrides/stage_2_only.yaml")
+    second_config = second["model"]["init_args"]
+    assert second_config["stages"] == config["stages"][1:]
+    assert {key: second_config[key] for key in ("encoder", "decoder")} == {
+        key: config[key] for key in ("encoder", "decoder")
+    }
+
+
+def test_experiments__the_second_stage_starts_from_a_published_large_file(trained: list[SSLAM], tmp_path: Path) -> None:
+    """A file with the decoder of EAT-large, three layers of kernel 5, made narrow."""
+    shapes = decoder_shapes(64, depth=3, kernel_size=5) | encoder_shapes(64, 2)
+    model = state_dict(shapes) | {"_ema": dict(state_dict(encoder_shapes(64, 2), prefix="_ema."))}
+    file = save_published(tmp_path / "EAT-large_epoch20_pt.pt", model, num_heads=2)
+    overrides = ("large", "stage_2_only")
+    args = [word for name in overrides for word in ("--config", f"experiments/overrides/{name}.yaml")]
+    sizes = ["--model.encoder.width", "64", "--model.encoder.depth", "2", "--model.encoder.num_heads", "2"]
+    sizes += ["--model.decoder.width", "64", "--model.decoder.decoder_width", "64"]
+    short = ["--config", "experiments/overrides/two_steps.yaml", "--model.frontend.num_frames", "128"]
+    more = ["--trainer.callbacks", "[]", "--trainer.max_steps", "1", "--model.initial_checkpoint", str(file)]
+    assert main(["fit", *PRETRAIN, *args, *short, *sizes, *more]) == 0
+    # The first update has the learning rate 0.
+    expected = model["modality_encoders.IMAGE.decoder.blocks.2.0.weight"]
+    torch.testing.assert_close(trained[0].decoder.state_dict()["blocks.2.0.weight"], expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["pretrain.yaml", "separate.yaml", "contrastive.yaml"])
+def test_experiments__labels_choose_no_clip_of_pre_training(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Published pre-training permutes AudioSet-2M uniformly."""
+    data = config_of(capsys, name, "data/audioset_2m.yaml")["data"]["init_args"]
+    assert (data["subset"], data["balanced_sampling"], data["draws_per_epoch"]) == ("full", False, None)
+
+
+@pytest.mark.parametrize(("file", "is_random"), [("data/folder.yaml", False), ("overrides/small.yaml", True)])
+def test_experiments__published_pre_training_hears_the_beginnings_of_files(
+    file: str, is_random: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The small run is for recordings of any length."""
+    data = config_of(capsys, "pretrain.yaml", "data/folder.yaml", file, options=["--data.root", "."])["data"]
+    assert (data["class_path"], data["init_args"]["random_crop"]) == ("data_modules.FolderDataModule", is_random)
+
+
 def test_experiments__every_block_is_used() -> None:
     texts = [(EXPERIMENTS / name).read_text() for name in names("**/*.yaml")]
     for name in names("blocks/*.yaml"):
@@ -179,6 +245,12 @@ def test_experiments__sweeps_make_a_command_that_runs(
     assert trained[0].weight_decay == values["model.init_args.weight_decay"]
     assert trained[0].stages[-1].learning_rate == values["model.init_args.stages.learning_rate"]
     assert sweep["metric"]["name"] in trained[0].trainer.callback_metrics
+
+
+def test_experiments__readme_starts_the_second_stage_from_the_file_of_the_published_first_one() -> None:
+    """EAT after 400 000 steps, ten epochs: not the one that trained for thirty."""
+    text = (EXPERIMENTS / "README.md").read_text()
+    assert re.findall(r"EAT-base_epoch\d+_pt\.pt", text) == ["EAT-base_epoch10_pt.pt"]
 
 
 def test_experiments__readme_names_every_file() -> None:

@@ -44,9 +44,11 @@ def test_separation__takes_recordings(data_arguments: dict[str, list[str]]) -> N
     assert any(row["val/momi"] for row in rows)
 
 
-@pytest.mark.parametrize(("name", "num_sources"), [("separate.yaml", 2), ("separate_fuss.yaml", 8)])
+@pytest.mark.parametrize(
+    ("name", "num_sources", "steps"), [("separate.yaml", 2, 1_700_000), ("separate_fuss.yaml", 8, 20_000_000)]
+)
 def test_separation__recipes_are_the_published_ones(
-    name: str, num_sources: int, capsys: pytest.CaptureFixture[str]
+    name: str, num_sources: int, steps: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(capsys, name)
     model = config["model"]["init_args"]
@@ -58,6 +60,7 @@ def test_separation__recipes_are_the_published_ones(
     assert (model["mixtures_per_sum"], config["data"]["init_args"]["batch_size"]) == (2, 6)
     assert config["data"]["init_args"]["clip_seconds"] == 10.0
     assert config["trainer"]["gradient_clip_val"] is None
+    assert config["trainer"]["max_steps"] == steps
     kept = [
         callback for callback in config["trainer"]["callbacks"] if callback["class_path"].endswith("StepCheckpoints")
     ]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -56,6 +57,19 @@ def test_layer_decayed_groups__every_parameter_once(exempt_1d: bool) -> None:
     rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert [rate[id(block.mlp.fc1.weight)] for block in encoder.blocks] == [0.125, 0.25, 0.5]
     assert rate[id(encoder.patch_embed.weight)] == rate[id(encoder.cls_token)] == rate[id(head.bias)] == 1.0
+
+
+@pytest.mark.parametrize("changes", [{}, {"freeze_encoder": True, "seeds": [0, 1]}], ids=["whole", "frozen"])
+def test_fine_tune__epsilon_is_added_as_fairseq_does(changes: dict[str, Any], tones: Any, quiet_trainer: Any) -> None:
+    found = []
+
+    class Epsilon(pl.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+            found.append({group["eps"] for group in optimizer.param_groups})
+
+    model = fine_tune_of(small_encoder(), **changes)
+    quiet_trainer(max_steps=3, callbacks=[Epsilon()]).fit(model, tones(training_augmentation=True))
+    assert found == [{1e-8 / (1 - 0.95**step) ** 0.5} for step in (1, 2, 3)]
 
 
 def test_fine_tune__resumes_where_it_stopped(tones: Any, quiet_trainer: Any, tmp_path: Path) -> None:

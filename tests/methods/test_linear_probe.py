@@ -11,6 +11,7 @@ from sslam.frontends import KaldiFbank
 from sslam.losses import CrossEntropy
 from sslam.methods import LinearProbe
 from sslam.networks import AudioViT
+from sslam.probe_grid import ProbeGrid
 
 
 def probe_of(encoder: AudioViT, **changes: Any) -> LinearProbe:
@@ -55,6 +56,25 @@ def test_linear_probe__metrics_are_means_over_the_seeds(tones: Any, tiny_encoder
     expected = np.mean([results.mean_average_precision for results in model.results])
     assert metrics["test/map"] == pytest.approx(expected, rel=1e-6)
     assert model.results[0].mean_average_precision != model.results[1].mean_average_precision
+
+
+def test_linear_probe__hands_on_which_clips_are_of_one_recording(
+    tones: Any, tiny_encoder: AudioViT, quiet_trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the index of each clip, also where some clips could not be read."""
+    found: list[Any] = []
+    fit = ProbeGrid.fit
+
+    def fit_and_note(self: ProbeGrid, clips: Any, single_label: bool, group_N: Any = None) -> Any:
+        found.append((clips.index_N, group_N))
+        return fit(self, clips, single_label, group_N)
+
+    monkeypatch.setattr(ProbeGrid, "fit", fit_and_note)
+    groups = np.arange(40) // 2 + 100
+    monkeypatch.setattr(tones, "training_groups", groups)
+    trained(probe_of(tiny_encoder, epochs=1), tones(), quiet_trainer)
+    ((index, group),) = found
+    assert group.tolist() == groups[index].tolist()
 
 
 def test_linear_probe__chooses_the_learning_rate_that_learns(

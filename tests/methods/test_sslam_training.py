@@ -380,6 +380,45 @@ def test_training__draws_differ_from_step_to_step_and_rank_to_rank_but_not_from_
     assert not set(drawn) & set(draws())
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_training__parameters_follow_the_adam_of_fairseq(accumulate: int) -> None:
+    """Five updates in two stages, from gradients down to where epsilon counts."""
+    stages = [make_stage(steps=3, warmup_steps=0), make_stage(steps=2, warmup_steps=0, learning_rate=5e-4)]
+    method = make_method(stages, weight_decay_exempt_1d=False)
+    with torch.no_grad():  # gradients of about epsilon
+        method.decoder.projection.weight.mul_(1e-7)
+    followed = FairseqAdam(method, stages)
+    fit(method, clips(4), callbacks=[followed], accumulate_grad_batches=accumulate, limit_train_batches=2)
+    assert followed.num_updates == 5
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.detach().double(), followed.parameters[name], rtol=1e-6, atol=3e-7)
+
+
+class FairseqAdam(pl.Callback):
+    """Adam with decoupled weight decay as in fairseq 0.12.2, `optim/adam.py`, in float64, on a method's gradients."""
+
+    def __init__(self, method: SSLAM, stages: list[Stage]) -> None:
+        trained = {name: value for name, value in method.named_parameters() if value.requires_grad}
+        self.parameters = {name: value.detach().double() for name, value in trained.items()}
+        self.schedule = [(stage.learning_rate_at(step), step) for stage in stages for step in range(stage.steps)]
+        self.num_updates = 0
+
+    def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: torch.optim.Optimizer) -> None:
+        rate, step = self.schedule[self.num_updates]
+        self.num_updates += 1
+        if step == 0:
+            self.means = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+            self.squares = {name: torch.zeros_like(value) for name, value in self.parameters.items()}
+        gradients = {name: value.grad.double() for name, value in module.named_parameters() if value.grad is not None}
+        for name, parameter in self.parameters.items():
+            self.means[name] = 0.9 * self.means[name] + 0.1 * gradients[name]
+            self.squares[name] = 0.95 * self.squares[name] + 0.05 * gradients[name] ** 2
+            denominator = self.squares[name].sqrt() + 1e-8
+            size = rate * (1 - 0.95 ** (step + 1)) ** 0.5 / (1 - 0.9 ** (step + 1))
+            parameter.mul_(1 - 0.05 * rate).sub_(size * self.means[name] / denominator)
+
+
 def test_training__weight_decay_exemption() -> None:
     everything = make_method(weight_decay_exempt_1d=False).configure_optimizers()
     assert [group["weight_decay"] for group in everything.param_groups] == [0.05]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchaudio
 
 from sslam.transforms import Augmentation, RandomSource
 from sslam.transforms.augmentation import band_mask, roll_waveforms
@@ -48,6 +49,23 @@ def test_band_mask__one_band_per_clip_of_every_allowed_width() -> None:
     assert (counts / 20_000).numpy() == pytest.approx(np.full(8, 1 / 8), abs=0.01)
     assert mask[:, 0].any()
     assert mask[:, -1].any()
+
+
+@pytest.mark.parametrize(("length", "widest"), [(128, 25), (1024, 204)])
+def test_features__masks_are_as_wide_as_those_of_torchaudio(length: int, widest: int) -> None:
+    """The published code masks at most 25.6 bins and 204.8 frames, which gives widths of 0 to 25 and 0 to 204."""
+    num_clips = 20_000
+    torch.manual_seed(0)
+    clips = torch.ones(num_clips, 1, length, 1)
+    theirs = torchaudio.functional.mask_along_axis_iid(clips, 0.2 * length, 0.0, axis=2)[:, 0, :, 0] == 0
+    ours = band_mask(num_clips, length, 0.2 * length, torch.Generator().manual_seed(1))
+    assert ours.sum(dim=1).max() == theirs.sum(dim=1).max() == widest
+    shares = [(mask.sum(dim=1) == widest).double().mean().item() for mask in (ours, theirs)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.005)
+    features = torch.ones(4_000, length, 8) if length == 1024 else torch.ones(4_000, 8, length)
+    masked, _ = Augmentation(**NOTHING | {"mask_ratio": 0.2}).features(features, torch.eye(2), source())
+    hidden = (masked == 0).all(dim=2 if length == 1024 else 1)
+    assert hidden.sum(dim=1).max() == widest
 
 
 def test_features__masks_every_clip_alone_and_fills_with_zero() -> None:

@@ -4,6 +4,7 @@ A run is one of `sslam fit`, which tests what it has trained, or of `sslam test`
 """
 
 import argparse
+import itertools
 import json
 import re
 import subprocess
@@ -280,7 +281,8 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
     """Refuses what would make a run other than the table says.
 
     Raises:
-        UsageError: If two runs would have the same folder, or an option for every run is one that the runs differ in.
+        UsageError: If two runs would have the same folder, an option for every run is one that the runs differ in, or
+            `--data` names another data module than a recipe, whose folds and clip length would be dropped.
     """
     by_folder: dict[Path, EvaluationRun] = {}
     for evaluation in runs:
@@ -291,6 +293,19 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
                 "once, and give files and checkpoints names that differ in more than spaces and signs."
             )
     own = {option for evaluation in runs for option in evaluation.options()}
+    for word, following in itertools.pairwise([*more, ""]):
+        option, equals, value = word.partition("=")
+        if option not in ("--data", "--data.class_path"):
+            continue
+        given = value if equals else following
+        for evaluation in runs:
+            class_path, _ = evaluation.recipe.named_class("data")
+            if given.rpartition(".")[2] != class_path.rpartition(".")[2]:
+                raise UsageError(
+                    f"{option} must be the data of {evaluation.recipe.name}, {class_path}, got {given}, with which its "
+                    "folds, scenes and clip length would be lost. Write a YAML file with the method and this data, and "
+                    "pass it by --recipe."
+                )
     for word in more:
         option = word.partition("=")[0].replace(".init_args.", ".")
         if option in own:

@@ -13,7 +13,7 @@ from torch import Tensor
 from sslam.checks import positive, within
 from sslam.methods.classifier import Classifier
 from sslam.networks.heads import ClassifierHead
-from sslam.optim import layer_decayed_groups, warmup_cosine
+from sslam.optim import add_epsilon_before_correction, layer_decayed_groups, warmup_cosine
 from sslam.transforms import Augmentation
 
 
@@ -111,6 +111,12 @@ class FineTune(Classifier):
         total_steps = self.total_steps()
         warmup_steps = int(self.warmup_fraction * total_steps)
         return warmup_cosine(step, peak, warmup_steps, total_steps, self.min_learning_rate)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_start(batch, batch_idx)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, torch.optim.Optimizer)
+        add_epsilon_before_correction(optimizer, self.global_step)  # as fairseq does, in which EAT and SSLAM fine-tune
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -22,8 +22,9 @@ class LinearProbe(Classifier):
     The encoder's view of a clip never changes: training is one pass over the clips, which keeps their pooled tokens,
     and then the heads learn from those alone, all learning rates and seeds of a grid
     (:class:`~sslam.probe_grid.ProbeGrid`). The learning rate is chosen by cross-validation within the training clips,
-    never on the clips that are evaluated. For a probe on augmented clips (the published recipe for SPASS) see
-    ``freeze_encoder`` of :class:`~sslam.methods.FineTune`.
+    never on the clips that are evaluated; excerpts of one recording, where the data knows them, are held out together.
+    For a probe on augmented clips (the published recipe for SPASS) see ``freeze_encoder`` of
+    :class:`~sslam.methods.FineTune`.
 
     The shallow classifier of Fonseca et al. 2021 (sec. 4.1) is a configuration: a hidden layer of 512 units on
     embeddings of length 1 (``normalisation: l2``, ``standardise: false``), and 5 % of the training clips for choosing.
@@ -142,7 +143,10 @@ class LinearProbe(Classifier):
     def _learn_from_kept(self) -> None:
         if not self._kept:
             return
-        trained = self.grid.fit(self._all_kept(), self.has_one_label)
+        clips = self._all_kept()
+        groups = getattr(self.trainer.datamodule, "training_groups", None)  # type: ignore[attr-defined]
+        group_N = None if groups is None else torch.from_numpy(groups)[clips.index_N.cpu()]
+        trained = self.grid.fit(clips, self.has_one_label, group_N)
         for probe, head in zip(self.probes, trained.heads, strict=True):
             probe.load_state_dict(head.state_dict())
         self.learning_rate = trained.learning_rate

@@ -18,6 +18,7 @@ from sslam.losses import mixit_loss
 from sslam.methods.method import Method
 from sslam.metrics import LossMeans, MixtureImprovement, SeparationMetrics
 from sslam.networks import Separator
+from sslam.optim import add_epsilon_before_correction
 from sslam.rebuildable import Rebuildable
 
 
@@ -166,9 +167,7 @@ class MixIT(Method):
         super().on_train_batch_start(batch, batch_idx)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
-        for group in optimizer.param_groups:
-            # TensorFlow's Adam adds epsilon before it corrects the second moment's bias, PyTorch's after.
-            group["eps"] = 1e-8 / math.sqrt(1 - group["betas"][1] ** (self.global_step + 1))
+        add_epsilon_before_correction(optimizer, self.global_step)  # as TensorFlow does
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.separator.parameters(), lr=self.learning_rate, fused=True)

@@ -22,7 +22,7 @@ from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
 from sslam.methods.method import Method, require_same_mel_bins
 from sslam.metrics import LossMeans, Moments
 from sslam.networks import AudioViT, ConvDecoder
-from sslam.optim import parameter_groups
+from sslam.optim import add_epsilon_before_correction, parameter_groups
 from sslam.rebuildable import Rebuildable
 from sslam.stages import Objectives, Stage, stage_at
 from sslam.transforms import (
@@ -257,6 +257,7 @@ class SSLAM(Method):
         _, step = stage_at(self.stages, self.global_step)
         if step == 0:
             optimizer.state.clear()
+        add_epsilon_before_correction(optimizer, step)  # as fairseq does
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         # Called once per optimizer step, also under gradient accumulation, so the teacher moves as often.

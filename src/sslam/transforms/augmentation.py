@@ -34,10 +34,11 @@ def mix_up(batch: Tensor, share: float) -> Tensor:
     return share * batch + (1 - share) * batch.flip(0)
 
 
-def band_mask(num_clips: int, length: int, max_width: int, generator: torch.Generator) -> Tensor:
+def band_mask(num_clips: int, length: int, max_width: float, generator: torch.Generator) -> Tensor:
     """True in one band per clip, whose width and place are random, shape (num_clips, length).
 
-    Widths are uniform from 0 to ``max_width - 1``, as in SpecAugment (Park et al. 2019, sec. 2).
+    A width is a uniform number from 0 to ``max_width``, which it does not reach, rounded down (SpecAugment, Park et al.
+    2019, sec. 2): a ``max_width`` of 25.6 gives 0 to 25.
     """
     draw_2B = torch.rand(2, num_clips, generator=generator, device=generator.device)
     width_B = (draw_2B[0] * max_width).long()
@@ -105,8 +106,8 @@ class Augmentation:
 
     def _mask(self, features_BLF: Tensor, random: RandomSource) -> Tensor:
         num_clips, num_frames, num_mel_bins = features_BLF.shape
-        hidden_BF = band_mask(num_clips, num_mel_bins, int(self.mask_ratio * num_mel_bins), random.device)
-        hidden_BL = band_mask(num_clips, num_frames, int(self.mask_ratio * num_frames), random.device)
+        hidden_BF = band_mask(num_clips, num_mel_bins, self.mask_ratio * num_mel_bins, random.device)
+        hidden_BL = band_mask(num_clips, num_frames, self.mask_ratio * num_frames, random.device)
         return features_BLF.masked_fill(hidden_BF[:, None, :] | hidden_BL[:, :, None], 0.0)
 
 

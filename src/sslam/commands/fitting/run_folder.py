@@ -4,18 +4,21 @@ With several processes every one of them makes up a run id; Lightning hands the 
 (``trainer.log_dir`` and the checkpoints' folder are broadcast) and only the first one writes.
 """
 
+import math
 import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
+import torch
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
 from sslam.errors import UsageError
@@ -144,9 +147,18 @@ class RunCheckpoint(ModelCheckpoint):
     Args:
         every_n_train_steps: Optimizer steps between two states, of which the newest is kept.
         milestone_steps: States at multiples of this many steps are kept for good; best a multiple of the above.
+        monitor: Metric of the validation, such as `val/qbe_map`; the state after the validation in which it was best is
+            kept beside the others as ``best.ckpt``. None keeps none by a metric.
+        mode: Whether the largest (`max`) or the smallest (`min`) value of it is the best one.
     """
 
-    def __init__(self, every_n_train_steps: int = 1000, milestone_steps: int = 50_000) -> None:
+    def __init__(
+        self,
+        every_n_train_steps: int = 1000,
+        milestone_steps: int = 50_000,
+        monitor: str | None = None,
+        mode: Literal["max", "min"] = "max",
+    ) -> None:
         for name, steps in (("every_n_train_steps", every_n_train_steps), ("milestone_steps", milestone_steps)):
             if steps < 1:
                 raise ValueError(f"checkpoint.{name} must be at least 1, got {steps}.")
@@ -158,6 +170,30 @@ class RunCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
         )
         self.milestone_steps = milestone_steps
+        # Not Lightning's monitor, which would decide over last.ckpt and the milestones too.
+        self.watched_metric = monitor
+        self.watched_mode = mode
+        self.best_value: float | None = None
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if self.watched_metric is None or trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self.watched_metric not in trainer.callback_metrics:
+            raise UsageError(
+                f"checkpoint.monitor must be a metric that the validation logs, got {self.watched_metric}. Choose from "
+                f"{', '.join(sorted(name for name in trainer.callback_metrics if name.startswith('val/')))}."
+            )
+        value = float(trainer.callback_metrics[self.watched_metric])  # the same on all processes
+        sign = 1 if self.watched_mode == "max" else -1
+        if not math.isnan(value) and (self.best_value is None or sign * value > sign * self.best_value):
+            self.best_value = value
+            trainer.save_checkpoint(self.best_path)
+
+    @property
+    def best_path(self) -> Path:
+        assert self.dirpath is not None
+        return Path(self.dirpath) / "best.ckpt"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # A linear probe on kept tokens ends without an optimizer step of the trainer's.
@@ -166,10 +202,18 @@ class RunCheckpoint(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
 
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"watched": [self.watched_metric, self.watched_mode, self.best_value]}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # A run that goes on in a folder of its own has nothing to do with the files of the other folder.
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
+            # The file knows its value; the state that the run goes on from may be older than the file.
+            if self.watched_metric is not None and self.best_path.is_file():
+                best = torch.load(self.best_path, map_location="cpu", weights_only=True, mmap=True)
+                *metric, value = best["callbacks"][self.state_key]["watched"]
+                self.best_value = value if metric == [self.watched_metric, self.watched_mode] else None
 
     def _should_remove_checkpoint(self, trainer: pl.Trainer, previous: str, current: str) -> bool:
         step = re.match(r"step=(\d+)", Path(previous).name)
