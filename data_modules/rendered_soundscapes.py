@@ -177,6 +177,8 @@ class RenderedSoundscapesDataModule(LabelledDataModule):
             training=split == "training",
             labels=clips.labels,
             seed=self.seed,
+            random_crop=self.random_crop,
+            groups=clips.groups,
         )
 
 

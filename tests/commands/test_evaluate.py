@@ -233,12 +233,12 @@ def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
     assert record["checkpoint"]["sha256"]
     assert record["num_heads"] == 3
     # The same command goes on: two folds are done before, a third is new, and a recipe without data is said.
-    fold_3 = [*args, "--folds", "1", "3", "--task", "audioset_20k"]
+    fold_3 = [*args, "--folds", "1", "3", "--task", "audioset_2m"]
     assert main([*fold_3, *small(esc50)]) == 0
     said = capsys.readouterr()
     assert "esc50_linear_probe, SSLAM, fold 1: done before" in said.out
     assert "esc50_linear_probe, SSLAM, fold 3: done" in said.out
-    assert "audioset_20k_linear_probe, SSLAM: not done, sslam fit:" in said.out
+    assert "audioset_2m_linear_probe, SSLAM: not done, sslam fit:" in said.out
     assert "2 of 6 runs were not done" in said.err
 
 
