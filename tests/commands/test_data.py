@@ -389,3 +389,19 @@ def test_rendered_soundscapes__a_part_has_the_labels_and_stems_of_that_part(
                     assert float(sounding.max()) <= offset + 1e-3
             assert not sample["stems"][len(events) :].any()
     assert (silent > 0) == (clip_seconds < 1.5)
+
+
+def test_rendered_soundscapes__without_random_crop_training_hears_the_beginnings(sounds: Path, tmp_path: Path) -> None:
+    output = tmp_path / "scenes"
+    assert render(sounds, output) == 0
+    options: dict[str, Any] = {"clip_seconds": 0.4, "batch_size": 1, "num_workers": 0}
+    first_epochs = {}
+    for random_crop in (False, True):
+        data = RenderedSoundscapesDataModule(str(output), random_crop=random_crop, **options)
+        data.setup("fit")
+        dataset = data.train_set
+        assert isinstance(dataset, RenderedSceneDataset)
+        first_epochs[random_crop] = [dataset[0, epoch]["waveform"] for epoch in range(3)]
+    beginning = torch.from_numpy(decode_audio(output / "train" / "00000.flac", RATE, 0.0, 0.4).waveform)
+    assert all(torch.equal(waveform, beginning) for waveform in first_epochs[False])
+    assert not all(torch.equal(waveform, beginning) for waveform in first_epochs[True])
