@@ -191,7 +191,7 @@ def draw_pretraining(
         (axes[3, 1], error_P, error_title, {"cmap": "viridis", "vmin": 0, "vmax": error_P.quantile(0.98).item()}),
     ):
         axis.set_facecolor("0.85")
-        shown = values_P.masked_fill(kept.flatten(), float("nan")).unflatten(0, grid)
+        shown = values_P.masked_fill(kept.flatten(), float("nan")).view(grid)
         image = show(axis, shown, "patches", title, **style)
         figure.colorbar(image, ax=axis, pad=0.01)
 
