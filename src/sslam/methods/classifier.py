@@ -156,7 +156,7 @@ class Classifier(EvaluatedEncoder):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        classifier = {"pooling": self.pooling, "activation": self.loss.activation}
+        classifier = self.readout.stated() | {"activation": self.loss.activation}
         checkpoint["architecture"] |= statement({"head": self.stated_head}, classifier)
         checkpoint["class_names"] = self.class_names
         checkpoint["provenance"] = self.provenance
