@@ -34,23 +34,28 @@ def waveforms(data: Any) -> torch.Tensor:
     return torch.cat([batch["waveform"] for batch in data.test_dataloader()])
 
 
+def standardised_probe_of(encoder: AudioViT, **changes: Any) -> LinearProbe:
+    return probe_of(encoder, normalisation="standardise", **changes)
+
+
 @pytest.mark.parametrize("readout", [{"pooling": "statistics"}, ROWS_OF_LAYERS], ids=["statistics", "rows of layers"])
-@pytest.mark.parametrize("make", [probe_of, fine_tune_of])
+@pytest.mark.parametrize("make", [probe_of, standardised_probe_of, fine_tune_of])
 def test_classifier__tags_with_the_readout_that_it_learnt_on(
     make: Any, readout: dict[str, Any], tones: Any, tiny_encoder: AudioViT, quiet_trainer: Any, tmp_path: Path
 ) -> None:
     model = make(tiny_encoder, **readout)
-    length = {"max_epochs": 1} if make is probe_of else {"max_steps": 2, "max_epochs": -1}
+    length = {"max_steps": 2, "max_epochs": -1} if make is fine_tune_of else {"max_epochs": 1}
     trainer = quiet_trainer(limit_val_batches=0, **length)
     data = tones(training_augmentation=make is fine_tune_of)
     trainer.fit(model, data)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     assert convert([str(tmp_path / "last.ckpt"), str(tmp_path / "ours.safetensors")]) == 0
+    assert convert([str(tmp_path / "last.ckpt"), str(tmp_path / "published.pt"), "--to", "published"]) == 0
     waveform = waveforms(data)
     with torch.no_grad():
         expected = model.eval()(model.frontend(waveform))
-    for file in ("last.ckpt", "ours.safetensors"):
+    for file in ("last.ckpt", "ours.safetensors", "published.pt"):
         assert read_checkpoint(tmp_path / file).readout == Readout(**readout)
         embedder = AudioEmbedder.from_checkpoint(tmp_path / file, device="cpu", num_frames=128)
         torch.testing.assert_close(embedder(waveform).logits, expected, rtol=1e-4, atol=1e-4)

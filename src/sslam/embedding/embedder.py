@@ -286,7 +286,7 @@ def _classifier(checkpoint: Checkpoint) -> Classifier | None:
     state = {name: value for name, value in checkpoint.tensors.items() if name.startswith(("fc_norm.", "head."))}
     if "head.weight" not in state:
         return None
-    if "fc_norm.weight" not in state:
+    if not any(name.startswith("fc_norm.") for name in state):
         raise CheckpointError("The file holds a classifier's head without its norm (fc_norm). Give a whole checkpoint.")
     head = checkpoint.networks["head"].build()
     head.load_state_dict(state)

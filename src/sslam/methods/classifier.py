@@ -15,7 +15,7 @@ from sslam.checks import at_least
 from sslam.losses import ClassificationLoss
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import ClassificationMetrics, ClassificationResults
-from sslam.networks.heads import ClassifierHead
+from sslam.networks.heads import ClassifierHead, UnitLength
 
 
 class Classifier(EvaluatedEncoder):
@@ -70,8 +70,9 @@ class Classifier(EvaluatedEncoder):
         self.num_classes = num_classes
         seeds: list[int] | list[None] = self.seeds or [None]
         first, *others = (self.new_head(self.width, num_classes, seed) for seed in seeds)
-        # A linear one after LayerNorm has the names of published classifiers, by which it is tagged and exported with.
-        if isinstance(first.fc_norm, nn.LayerNorm) and len(first) == 2:
+        # A linear one has the names of published classifiers, by which it is tagged and exported with; but a norm
+        # without tensors has none.
+        if not isinstance(first.fc_norm, UnitLength) and len(first) == 2:
             self.fc_norm, self.head = first.fc_norm, first.head
         self.stated_head = Network(type(first), first.architecture())
         if self.seeds is not None:
