@@ -129,8 +129,8 @@ def describe_hidden(explained: dict[str, Any]) -> tuple[Tensor, Tensor, str, str
     return (
         similarity_P,
         error_P,
-        f"Cosine similarity less the mean of each place {similarity_P[hidden_P].mean():.2f} "
-        f"(with it: student {of_student_P[hidden_P].mean():.2f}, the mean itself {by_position_P[hidden_P].mean():.2f})",
+        f"Cosine similarity less each place's mean {similarity_P[hidden_P].mean():.2f} "
+        f"(with it: student {of_student_P[hidden_P].mean():.2f}, the mean {by_position_P[hidden_P].mean():.2f})",
         f"{error} (of the mean of each place {(position_mean_PD - target_PD).square().mean(-1)[hidden_P].mean():.2f})",
     )
 

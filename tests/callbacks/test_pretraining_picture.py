@@ -166,8 +166,8 @@ def test_describe_hidden__a_prediction_of_the_place_alone_is_nothing_after_its_m
     with_place, place = (centred_similarity(target_PD, p)[32:].mean().item() for p in (nearly_position_PD, position_PD))
     assert min(with_place, place) > 0.9  # which is all that would be seen
     assert title == (
-        f"Cosine similarity less the mean of each place {similarity_P[32:].mean():.2f} "
-        f"(with it: student {with_place:.2f}, the mean itself {place:.2f})"
+        f"Cosine similarity less each place's mean {similarity_P[32:].mean():.2f} "
+        f"(with it: student {with_place:.2f}, the mean {place:.2f})"
     )
     of_place = ((position_PD - target_PD) ** 2)[32:].mean().item()
     assert error_title == f"Mean squared error {error_P[32:].mean():.2f} (of the mean of each place {of_place:.2f})"
