@@ -7,11 +7,12 @@ from sslam.losses.masked_latent import cls_loss, masked_latent_loss, scaled_squa
 from sslam.losses.mixit import best_assignment, mixit_loss, remix
 from sslam.losses.nt_xent import NTXent, nt_xent_loss
 from sslam.losses.separation import log_mse, pairwise_si_snr, permutation_invariant, si_snr
-from sslam.losses.source_retention import source_retention_target
+from sslam.losses.source_retention import Combination, source_retention_cls_target, source_retention_target
 
 __all__ = [
     "ClassificationLoss",
     "Coincidence",
+    "Combination",
     "CrossEntropy",
     "LabelNormalisedBCE",
     "NTXent",
@@ -29,5 +30,6 @@ __all__ = [
     "remix",
     "scaled_squared_error",
     "si_snr",
+    "source_retention_cls_target",
     "source_retention_target",
 ]
