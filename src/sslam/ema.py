@@ -84,4 +84,5 @@ class EMATeacher(nn.Module):
             first: F.layer_norm((total_BPD - below_BPD) / (depth - first), (self.encoder.width,))
             for first, below_BPD in before.items()
         }
-        return TeacherTargets(*(targets[first] for first in first_layers), patches_BPD)
+        patch_BPD, cls_BPD = (targets[first] for first in first_layers)
+        return TeacherTargets(patch_BPD, cls_BPD, patches_BPD)

@@ -32,8 +32,8 @@ class Objectives:
     source_retention_global: float = 0.0
 
     def __post_init__(self) -> None:
-        weights = (self.unmixed, self.mixed, self.source_retention)
-        weights += (self.unmixed_cls, self.mixed_cls, self.source_retention_global)
+        local_weights = [self.unmixed, self.mixed, self.source_retention]
+        weights = [*local_weights, self.unmixed_cls, self.mixed_cls, self.source_retention_global]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(f"Objective weights must be >= 0 and at least one of them > 0, got {self}.")
 
