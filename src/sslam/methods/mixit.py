@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
@@ -170,10 +171,13 @@ class MixIT(Method):
             self.separation.update(self.separator(batch["waveform"]), batch["stems"], batch["waveform"])
 
     def finish_evaluation(self, split: str) -> None:
-        """Log what could be told, over all clips of all processes."""
-        found = {"momi": self.mixture_improvement.compute(), **self.separation.compute().scalars()}
+        """Log what could be told, over all clips of all processes; a test also prints it as FUSS's evaluation does."""
+        separated = self.separation.compute()
+        found = {"momi": self.mixture_improvement.compute(), **separated.scalars()}
         known = {name: value for name, value in found.items() if not math.isnan(value)}
         self.log_results(split, self.mean_losses.compute() | known)
+        if split == "test" and separated.num_clips:
+            rank_zero_info(separated.report())
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Estimates (B, N, T) of clips with their padding, and their ``index``; ``sslam separate`` is for files."""
