@@ -12,6 +12,7 @@ from sslam.report.results import (
     CheckpointFacts,
     ClassScore,
     DataFacts,
+    DistinctEventsScore,
     EvaluationRecord,
     PolyphonyScore,
     SplitCounts,
@@ -112,6 +113,13 @@ def make_record(
                     chance=rows[0].chance,
                 )
                 for rows in zip(*(head.by_polyphony for head in results), strict=True)
+            ],
+            "by_distinct_events": [
+                DistinctEventsScore(
+                    **events[0]._asdict()
+                    | {"mean_average_precision": float(np.mean([row.mean_average_precision for row in events]))}
+                )
+                for events in zip(*(head.by_distinct_events for head in results), strict=True)
             ],
             "confusion": np.sum(confusions, axis=0).tolist() if confusions else None,
             "num_heads": len(results),

@@ -41,15 +41,17 @@ class PretrainingPicture(RunPicture):
         """
         stage, _ = stage_at(pl_module.stages, pl_module.global_step)
         random = RandomSource.seeded(pl_module.device, pl_module.global_step)
-        features_BLF = pl_module.frontend(clips["waveform"], clips["num_samples"])
-        if len(features_BLF) < 2:
-            features_BLF = features_BLF.repeat(2, 1, 1)
+        waveform_BT, num_samples_B = clips["waveform"], clips["num_samples"]
+        if len(waveform_BT) < 2:
+            waveform_BT, num_samples_B = waveform_BT.repeat(2, 1), num_samples_B.repeat(2)
+        features_BLF, summed_BLF = pl_module.features(waveform_BT, num_samples_B, stage)
         grid = pl_module.student.grid(features_BLF.shape[1])
         masks = pl_module.draw_masks(features_BLF, 1, random)
-        mixture = pl_module.mixing(features_BLF, pl_module.student.patch_size, random.cpu)
+        mixture = pl_module.mixing(features_BLF, pl_module.student.patch_size, random.cpu, summed_BLF)
         seen_BLF = mixture.features if stage.objectives.uses_mixtures else features_BLF
-        if stage.objectives.source_retention:
-            kind, target_BPD = "sources", pl_module.retain_sources(pl_module.teach(features_BLF, stage), mixture)
+        if stage.objectives.retains_sources:
+            kind = "sources"
+            target_BPD, _ = pl_module.retain_both(pl_module.teach(features_BLF, stage), mixture, stage)
         else:
             kind = "mixture" if stage.objectives.uses_mixtures else "clip"
             target_BPD = pl_module.teach(seen_BLF, stage).patch_BPD

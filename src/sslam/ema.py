@@ -56,7 +56,9 @@ class EMATeacher(nn.Module):
         torch._foreach_lerp_(teacher_parameters, student_parameters, 1.0 - decay)
 
     @torch.no_grad()
-    def forward(self, patches_BPD: Tensor, cls_target_layers: int | None = None) -> TeacherTargets:
+    def forward(
+        self, patches_BPD: Tensor, cls_target_layers: int | None = None, patch_target_layers: int | None = None
+    ) -> TeacherTargets:
         """Targets of any selection of embedded patches.
 
         A layer's target is its MLP output of the patch tokens, instance-normalised over the tokens. The layers'
@@ -65,22 +67,22 @@ class EMATeacher(nn.Module):
 
         Args:
             patches_BPD: Patches from the teacher's own ``embed``, shape (B, P, D).
-            cls_target_layers: Number of last layers that the CLS targets average; None for all, as the patch targets
-                do.
+            cls_target_layers: Number of last layers that the CLS targets average; None for all.
+            patch_target_layers: Number of last layers that the patch targets average; None for all.
         """
         depth = self.encoder.depth
-        first_cls_layer = 0 if cls_target_layers is None else depth - cls_target_layers
+        first_layers = [0 if number is None else depth - number for number in (patch_target_layers, cls_target_layers)]
+        before: dict[int, Tensor] = {}  # sums of the layers below each first one
         tokens_BPD = self.encoder.prepare_tokens(patches_BPD)
         total_BPD = torch.zeros_like(patches_BPD, dtype=torch.float32)
-        before_cls_BPD = torch.zeros_like(total_BPD)
         for layer, block in enumerate(self.encoder.blocks):
-            if layer == first_cls_layer:
-                before_cls_BPD = total_BPD
+            if layer in first_layers:
+                before[layer] = total_BPD
             tokens_BPD, mlp_output_BPD = block(tokens_BPD)
             total_BPD = total_BPD + instance_norm_over_tokens(mlp_output_BPD[:, 1:])
-        width = (self.encoder.width,)
-        patch_BPD = F.layer_norm(total_BPD / depth, width)
-        if first_cls_layer == 0:
-            return TeacherTargets(patch_BPD, patch_BPD, patches_BPD)
-        cls_BPD = F.layer_norm((total_BPD - before_cls_BPD) / (depth - first_cls_layer), width)
+        targets = {
+            first: F.layer_norm((total_BPD - below_BPD) / (depth - first), (self.encoder.width,))
+            for first, below_BPD in before.items()
+        }
+        patch_BPD, cls_BPD = (targets[first] for first in first_layers)
         return TeacherTargets(patch_BPD, cls_BPD, patches_BPD)

@@ -4,36 +4,68 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sslam.checks import at_least
+from sslam.losses import Combination
 from sslam.optim import warmup_cosine
 
 
 @dataclass
 class Objectives:
-    """Weights of the losses; 0 turns an objective off (the ablations of SSLAM's table 2).
+    """Weights of the losses; 0 turns an objective off (the ablations of SSLAM's tables 2 and 5).
+
+    A local loss compares the hidden patches, a global one the CLS token (SSLAM, algorithm 1).
 
     Args:
-        unmixed: Masked latent bootstrapping on the unmixed clips (UA).
-        mixed: Masked latent bootstrapping on the partial mixtures (PMA).
-        source_retention: Mean of the two sources' latents predicted from the mixture (SRL). Published: 2.
+        unmixed: Local loss of masked latent bootstrapping on the unmixed clips (UA).
+        mixed: Local loss of masked latent bootstrapping on the mixtures (PMA).
+        source_retention: Local loss of both sources' latents predicted from the mixture (SRL). Published: 2.
+        unmixed_global: Global loss on the unmixed clips; None for as much as the local one, as published.
+        mixed_global: Global loss on the mixtures; None for as much as the local one, as published.
+        source_retention_global: Global loss of both sources. The published code computes its target and leaves it out;
+            with it the paper has 2, as in the local one.
     """
 
     unmixed: float = 1.0
     mixed: float = 1.0
     source_retention: float = 2.0
+    unmixed_global: float | None = None
+    mixed_global: float | None = None
+    source_retention_global: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.unmixed, self.mixed, self.source_retention) < 0 or not self.uses_clips | self.uses_mixtures:
+        local_weights = [self.unmixed, self.mixed, self.source_retention]
+        weights = [*local_weights, self.unmixed_cls, self.mixed_cls, self.source_retention_global]
+        if min(weights) < 0 or max(weights) == 0:
             raise ValueError(f"Objective weights must be >= 0 and at least one of them > 0, got {self}.")
+
+    @property
+    def unmixed_cls(self) -> float:
+        """Weight of the global loss on the unmixed clips."""
+        return self.unmixed if self.unmixed_global is None else self.unmixed_global
+
+    @property
+    def mixed_cls(self) -> float:
+        """Weight of the global loss on the mixtures."""
+        return self.mixed if self.mixed_global is None else self.mixed_global
 
     @property
     def uses_clips(self) -> bool:
         """Whether the student sees the unmixed clips."""
-        return self.unmixed > 0
+        return self.unmixed > 0 or self.unmixed_cls > 0
+
+    @property
+    def bootstraps_mixtures(self) -> bool:
+        """Whether the student predicts what the teacher finds in the mixtures."""
+        return self.mixed > 0 or self.mixed_cls > 0
+
+    @property
+    def retains_sources(self) -> bool:
+        """Whether the student predicts what the teacher finds in both sources of the mixtures."""
+        return self.source_retention > 0 or self.source_retention_global > 0
 
     @property
     def uses_mixtures(self) -> bool:
         """Whether the student sees mixtures."""
-        return self.mixed > 0 or self.source_retention > 0
+        return self.bootstraps_mixtures or self.retains_sources
 
 
 @dataclass
@@ -46,9 +78,13 @@ class Stage:
         warmup_steps: Optimizer steps of the warm-up.
         num_clones: Number of masked views per clip (and per mixture).
         cls_target_layers: Number of last layers of the teacher that the CLS target averages; None for all, as in
-            stage 1.
+            stage 1 (the global target of table 6).
         objectives: Weights of the losses.
         name: Name in the progress bar and the pictures.
+        patch_target_layers: Number of last layers that the patch target averages; None for all, as published (the
+            local target of table 6).
+        source_combination: What the latents of two sources make where both sound: their mean as published, their
+            element-wise maximum, or their sum (appendix E).
     """
 
     steps: int = 200_000
@@ -58,6 +94,8 @@ class Stage:
     cls_target_layers: int | None = 1
     objectives: Objectives = field(default_factory=Objectives)
     name: str = "mixtures"
+    patch_target_layers: int | None = None
+    source_combination: Combination = "mean"
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, num_clones=self.num_clones)

@@ -51,6 +51,7 @@ def test_report__writes_a_page_that_needs_nothing_else(
         "classes-esc-50-linear-probe",
         "confusion-esc-50-linear-probe",
         "polyphony-soundscapes",
+        "distinct-events-soundscapes",
         "classes-soundscapes-fine-tune",
     }
     assert len(page.links) == len(pictures)

@@ -190,6 +190,28 @@ def test_by_polyphony__is_the_map_of_the_clips_of_a_degree() -> None:
     assert evaluate(scores, labels).by_polyphony == ()
 
 
+def test_by_distinct_events__is_the_map_of_the_clips_with_so_many_classes() -> None:
+    """By brute force: every clip is put into its bracket by hand."""
+    random = torch.Generator().manual_seed(0)
+    labels = (torch.rand(300, 12, generator=random) < torch.linspace(0, 1, 300)[:, None]).float()
+    scores = torch.rand(300, 12, generator=random)
+    results = evaluate(scores, labels)
+    clips: dict[tuple[int, int | None], list[int]] = {}
+    for clip, number in enumerate(int(row.sum()) for row in labels):
+        bracket = (
+            (10, None) if number > 9 else (1, 1) if number == 1 else (number - number % 2, number - number % 2 + 1)
+        )
+        clips.setdefault(bracket, []).extend([clip] if number else [])
+    assert [row[:2] for row in results.by_distinct_events] == [(1, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, None)]
+    for row in results.by_distinct_events:
+        ids = torch.tensor(clips[row.fewest, row.most])
+        assert row.num_clips == len(ids)
+        expected = evaluate(scores[ids], labels[ids])
+        assert row.mean_average_precision == pytest.approx(expected.mean_average_precision, abs=1e-12)
+        assert row.num_classes == expected.num_classes_with_support
+    assert evaluate(scores, torch.eye(12).repeat(25, 1), single_label=True).by_distinct_events == ()
+
+
 def test_by_polyphony__chance_is_what_random_scores_reach() -> None:
     random = torch.Generator().manual_seed(0)
     labels = (torch.rand(20, 4, generator=random) < torch.tensor([0.1, 0.3, 0.6, 0.0])).float()

@@ -68,7 +68,7 @@ def test_separation_metrics__order_of_sources_and_estimates_does_not_count() -> 
     sources = scenes(2, 4, 1)
     estimates = estimates_of(sources)
     reordered = separate(estimates[:, [2, 0, 3, 1]], sources[:, [1, 3, 0, 2]])
-    assert reordered == pytest.approx(separate(estimates, sources))
+    assert reordered.scalars() == pytest.approx(separate(estimates, sources).scalars())
 
 
 def test_separation_metrics__silent_estimates_are_under_separation_and_no_part_of_msi() -> None:
@@ -153,3 +153,39 @@ def test_mixture_improvement__unevenly_split_clips_give_the_same_mean() -> None:
     for ids in ([0], [1, 2, 3]):
         parts.update(estimates[ids], mixtures[ids])
     assert parts.compute() == pytest.approx(whole.compute())
+
+
+def test_by_num_sources__is_what_the_official_evaluation_prints() -> None:
+    """Means and deviations over the active pairs of clips with 1, 2, 3 and 4 sources, collected one by one."""
+    sources = scenes(*[1, 2, 3, 4] * 6)
+    estimates = estimates_of(sources)
+    estimates[2, 1] = 0  # an estimate that is not active: its source counts nowhere
+    by_count: dict[int, list[float]] = {count: [] for count in (1, 2, 3, 4)}
+    for clip_sources, clip_estimates in zip(sources.double().numpy(), estimates.double().numpy(), strict=True):
+        orders = list(permutations(range(4)))
+        best = max(
+            orders, key=lambda order: sum(ratio(s, clip_estimates[e]) for s, e in zip(clip_sources, order, strict=True))
+        )
+        active = [(s, clip_estimates[e]) for s, e in zip(clip_sources, best, strict=True) if s.any()]
+        quietest = min((source**2).mean() for source, _ in active)
+        mixture = clip_sources.sum(0)
+        for source, estimate in active:
+            if (estimate**2).mean() > 0.01 * quietest:
+                base = 0.0 if len(active) == 1 else ratio(source, mixture)
+                by_count[len(active)].append(ratio(source, estimate) - base)
+    results = separate(estimates, sources)
+    assert [row.num_sources for row in results.by_num_sources] == [1, 2, 3, 4]
+    for row in results.by_num_sources:
+        values = by_count[row.num_sources]
+        assert row.num_pairs == len(values)
+        assert row.mean == pytest.approx(np.mean(values), abs=1e-4)
+        assert row.deviation == pytest.approx(np.std(values), abs=1e-3)
+    several = by_count[2] + by_count[3] + by_count[4]
+    lines = results.report().splitlines()
+    assert lines[0] == f"SI-SNR for count(s) [1] = {np.mean(by_count[1]):.1f} +/- {np.std(by_count[1]):.1f} dB"
+    assert lines[4] == f"SI-SNRi for count(s) [2, 3, 4] = {np.mean(several):.1f} +/- {np.std(several):.1f} dB"
+    assert lines[5:] == [
+        f"{name} separation: {value:.2f}" for name, value in zip(("Under", "Equal", "Over"), results[4:7], strict=True)
+    ]
+    assert results.scalars()["msi_3"] == pytest.approx(np.mean(by_count[3]), abs=1e-4)
+    assert results.msi == pytest.approx(np.mean(several), abs=1e-4)

@@ -14,6 +14,8 @@ from sslam.report.pictures import (
     confused_most,
     confusion_of,
     degrees_of,
+    distinct_events_of,
+    draw_by_distinct_events,
     draw_by_polyphony,
     draw_comparison,
     draw_confusion,
@@ -58,6 +60,22 @@ def test_by_polyphony__means_over_seeds_and_clips_of_each_degree(
 def test_by_polyphony__of_data_without_onsets_is_not_drawn(write_run: Callable[..., Path], tmp_path: Path) -> None:
     write_run("a")
     assert draw_by_polyphony(table_of(tmp_path), Column("ESC-50", "test")) is None
+    assert draw_by_distinct_events(table_of(tmp_path), Column("ESC-50", "test")) is None
+
+
+def test_by_distinct_events__has_the_brackets_of_the_paper(write_run: Callable[..., Path], tmp_path: Path) -> None:
+    results = made_up_results(2.0, clips=200, single_label=False)
+    write_run("a", results=[results], title="Soundscapes")
+    table, column = table_of(tmp_path), Column("Soundscapes", "test")
+    rows = {row.fewest: row for row in results.by_distinct_events}
+    numbers = distinct_events_of(table.cells[ROW, column])
+    assert {1, 2} <= set(numbers) == set(rows)
+    assert numbers[2][0] == pytest.approx(rows[2].mean_average_precision)
+    assert numbers[2][3] == rows[2].num_clips
+    figure = draw_by_distinct_events(table, column)
+    assert figure is not None
+    ticks = [label.get_text().split("\n") for label in figure.axes[0].get_xticklabels()]
+    assert ticks[:2] == [["1", str(rows[1].num_clips)], ["2-3", str(rows[2].num_clips)]]
 
 
 def test_per_class__best_first_with_support_over_the_folds(write_run: Callable[..., Path], tmp_path: Path) -> None:

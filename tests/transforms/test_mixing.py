@@ -8,8 +8,9 @@ from sslam.transforms import PartialMixing, partner_of
 
 def test_partial_mixing__matches_a_loop_over_frames() -> None:
     features = torch.randn(3, 64 * 16, 4)
-    first, second, length = 3, 30, 15
-    mixture = PartialMixing().mix(features, 16, first, second, length)
+    mixing = PartialMixing()
+    mixing.draw_windows = lambda *_: (3, 30, 15)  # type: ignore[method-assign]
+    mixture = mixing(features, 16, torch.Generator())
     for clip in range(3):
         for frame in range(0, 1024, 7):
             alone = 48 <= frame < 48 + 240 or 480 <= frame < 480 + 240

@@ -1,4 +1,4 @@
-"""``sslam data``: what a folder of recordings is like (``stats``), and scenes made of one (``render``)."""
+"""``sslam data``: what recordings are like (``stats``), scenes of them (``render``), AudioSet's labels (``labels``)."""
 
 import argparse
 import os
@@ -34,16 +34,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "data",
         description="stats FOLDER: mean and standard deviation of the log-mels of recordings, for the front end. "
-        "render FOLDER --output OUTPUT: polyphonic scenes made of recordings of classes, as files.",
-        epilog="sslam data stats --help and sslam data render --help tell their options.",
+        "render FOLDER --output OUTPUT: polyphonic scenes made of recordings of classes, as files. "
+        "labels FOLDER: how many labels the clips of AudioSet have.",
+        epilog="sslam data stats --help, sslam data render --help and sslam data labels --help tell their options.",
     )
-    parser.add_argument("subcommand", choices=("stats", "render"))
+    parser.add_argument("subcommand", choices=("stats", "render", "labels"))
     return parser
 
 
 def main(args: Sequence[str]) -> int:
     """Run the command, as :func:`~sslam.commands.command.main_of` makes it, of the sub-command that comes first."""
-    mains = {"stats": main_of(stats_parser, stats), "render": main_of(render_parser, render, WORK_IS_KEPT)}
+    mains = {
+        "stats": main_of(stats_parser, stats),
+        "render": main_of(render_parser, render, WORK_IS_KEPT),
+        "labels": main_of(labels_parser, labels),
+    }
     return mains[build_parser().parse_args(args[:1]).subcommand](args[1:])
 
 
@@ -239,3 +244,44 @@ def scenes_of(options: argparse.Namespace) -> "RecordedSoundscapesDataModule":
             raise
         raise UsageError(str(error).replace("--data.", "--")) from error  # it speaks of options of sslam fit
     return data
+
+
+# ---- labels ---------------------------------------------------------------------------------------------------------
+
+
+def labels_parser() -> argparse.ArgumentParser:
+    """The options of ``sslam data labels``."""
+    parser = CommandParser(
+        "data labels",
+        description="Prints how many clips of AudioSet's lists have one label, two, three and so on; with the ontology "
+        "also at each of its levels, where a label stands for the class above it. Needs no audio.",
+        epilog="example: sslam data labels data/audioset --ontology ontology.json",
+    )
+    parser.add_argument("metadata", metavar="FOLDER", help="folder of class_labels_indices.csv and the segment lists")
+    parser.add_argument("--ontology", type=Path, metavar="FILE", help="the official ontology.json")
+    parser.add_argument(
+        "--subset",
+        choices=("balanced", "full", "evaluation"),
+        default="full",
+        help="the balanced training clips, all training clips, or the evaluation clips (default: %(default)s)",
+    )
+    return parser
+
+
+def labels(options: argparse.Namespace) -> int:
+    """Print the table.
+
+    Raises:
+        UsageError: If a file is missing or wrong.
+    """
+    from data_modules.audioset_labels import labels_per_clip, read_labels, read_ontology
+
+    try:
+        ids, labels_NC = read_labels(options.metadata, options.subset)
+        ontology = None if options.ontology is None else read_ontology(options.ontology, ids)
+    except ValueError as error:
+        if not is_users_mistake(error):
+            raise
+        raise UsageError(str(error).replace("--data.metadata", "FOLDER")) from error
+    sys.stdout.write(labels_per_clip(labels_NC, ids, ontology))
+    return DONE

@@ -4,14 +4,17 @@ from sslam.losses.classification import ClassificationLoss, CrossEntropy, LabelN
 from sslam.losses.coincidence import Coincidence, coincidence_loss
 from sslam.losses.gathering import all_gather_with_gradient
 from sslam.losses.masked_latent import cls_loss, masked_latent_loss, scaled_squared_error
-from sslam.losses.mixit import best_assignment, mixit_loss, remix
+from sslam.losses.mixit import Assignments, best_assignment, mixit_loss, remix
 from sslam.losses.nt_xent import NTXent, nt_xent_loss
 from sslam.losses.separation import log_mse, pairwise_si_snr, permutation_invariant, si_snr
-from sslam.losses.source_retention import source_retention_target
+from sslam.losses.source_retention import Combination, source_retention_cls_target, source_retention_target
+from sslam.losses.supervised_separation import supervised_separation_loss
 
 __all__ = [
+    "Assignments",
     "ClassificationLoss",
     "Coincidence",
+    "Combination",
     "CrossEntropy",
     "LabelNormalisedBCE",
     "NTXent",
@@ -29,5 +32,7 @@ __all__ = [
     "remix",
     "scaled_squared_error",
     "si_snr",
+    "source_retention_cls_target",
     "source_retention_target",
+    "supervised_separation_loss",
 ]

@@ -31,8 +31,8 @@ def log_mse(reference: Tensor, estimate: Tensor, max_snr: float = 30.0) -> Tenso
     Returns:
         Shape (...), in dB, float32 at least. -80 where both signals are silent, and then without gradient.
     """
-    error_energy = _energy(_precise(reference) - _precise(estimate))
-    return 10 * torch.log10(10 ** (-max_snr / 10) * _energy(_precise(reference)) + error_energy + 1e-8)
+    error_energy = _energy(precise(reference) - precise(estimate))
+    return 10 * torch.log10(10 ** (-max_snr / 10) * _energy(precise(reference)) + error_energy + 1e-8)
 
 
 def si_snr(reference: Tensor, estimate: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def si_snr(reference: Tensor, estimate: Tensor) -> Tensor:
     reference_wide, estimate_wide = _wide(reference), _wide(estimate)
     product = (reference_wide * estimate_wide).sum(dim=-1)
     ratio = _scale_invariant_ratio(product, _energy(reference_wide), _energy(estimate_wide))
-    return ratio.to(_precise(reference).dtype)
+    return ratio.to(precise(reference).dtype)
 
 
 def pairwise_si_snr(references_BNT: Tensor, estimates_BMT: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def pairwise_si_snr(references_BNT: Tensor, estimates_BMT: Tensor) -> Tensor:
     reference_energy_BN1 = _energy(references_wide).unsqueeze(2)
     estimate_energy_B1M = _energy(estimates_wide).unsqueeze(1)
     ratio = _scale_invariant_ratio(product_BNM, reference_energy_BN1, estimate_energy_B1M)
-    return ratio.to(_precise(references_BNT).dtype)
+    return ratio.to(precise(references_BNT).dtype)
 
 
 def permutation_invariant(loss_BNM: Tensor) -> Matching:
@@ -85,7 +85,8 @@ def permutation_invariant(loss_BNM: Tensor) -> Matching:
     return Matching(loss_BNM.gather(2, permutation_BN.unsqueeze(2)).squeeze(2), permutation_BN)
 
 
-def _precise(tensor: Tensor) -> Tensor:
+def precise(tensor: Tensor) -> Tensor:
+    """In float32 at least."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 

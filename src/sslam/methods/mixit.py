@@ -1,4 +1,4 @@
-"""MixIT: unsupervised sound separation from mixtures of mixtures (Wisdom et al., NeurIPS 2020).
+"""MixIT: sound separation from mixtures of mixtures, with known sources, or both (Wisdom et al., NeurIPS 2020).
 
 Shape letters: B clips, G sums of mixtures, M mixtures in a sum, N estimates, S sources, T samples.
 """
@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints import load_separator
-from sslam.checks import at_least, positive
-from sslam.losses import mixit_loss
+from sslam.checks import at_least, positive, within
+from sslam.losses import Assignments, mixit_loss, supervised_separation_loss
 from sslam.methods.method import Method
 from sslam.metrics import LossMeans, MixtureImprovement, SeparationMetrics
 from sslam.networks import Separator
@@ -26,7 +27,8 @@ class MixIT(Method):
     """Mixture invariant training: clips are added up, the sum is separated, the estimates are judged by the clips.
 
     Adjacent clips of a batch are added up as they are. Of all ways to hand the estimates out to the clips the best one
-    counts, so neither the sources nor their number need to be known.
+    counts, so neither the sources nor their number need to be known. Where they are (``stems``), a share of every batch
+    may be learnt from them, by permutation-invariant training: all of it, or some (sec. 3.3).
 
     Args:
         separator: Network that learns to separate; it takes the data's 16 kHz. None takes the network of
@@ -38,6 +40,15 @@ class MixIT(Method):
         initial_checkpoint: Weights to start from: a run's checkpoint or a file that ``sslam convert`` wrote. Not read
             again where the trainer goes on from a checkpoint (``ckpt_path``).
         user_classes: Import paths of separators of your own that ``initial_checkpoint`` may name.
+        supervised_share: Share of the examples, from 0 to 1, that are clips with known sources. A sum of clips is one
+            example, and the clips that would have been added up are one together; where the share of a batch is no
+            whole number, it is drawn anew for each batch, so that it holds on average.
+        absent_max_snr: SNR in dB below a clip's level, at which the estimate of an absent source has little more to
+            gain. Published: 20.
+        absent_weight: Weight of absent sources. Published: 1.
+        allowed_assignments: Assignments that are tried, each the number of a clip for every estimate; None for all. For
+            enhancement, where the second clip is noise: [[0, 0, 1], [0, 1, 0]] (sec. 4.2).
+        denied_assignments: Assignments that are not tried.
 
     Raises:
         ValueError: If a value is out of its range or the separator has another sample rate.
@@ -52,9 +63,16 @@ class MixIT(Method):
         halving_steps: int = 2_000_000,
         initial_checkpoint: str | None = None,
         user_classes: Sequence[str] = (),
+        supervised_share: float = 0.0,
+        absent_max_snr: float = 20.0,
+        absent_weight: float = 1.0,
+        allowed_assignments: list[list[int]] | None = None,
+        denied_assignments: Sequence[list[int]] = (),
     ) -> None:
         super().__init__()
         at_least(2, mixtures_per_sum=mixtures_per_sum)
+        within(0, 1, supervised_share=supervised_share)
+        at_least(0, absent_weight=absent_weight)
         positive(learning_rate=learning_rate)
         at_least(1, halving_steps=halving_steps)
         if separator is None and initial_checkpoint is None:
@@ -72,6 +90,13 @@ class MixIT(Method):
         self.separator = separator
         self.mixtures_per_sum = mixtures_per_sum
         self.max_snr = max_snr
+        self.supervised_share = supervised_share
+        self.absent_max_snr = absent_max_snr
+        self.absent_weight = absent_weight
+        self.assignments = Assignments(allowed_assignments, denied_assignments)
+        if allowed_assignments is not None or denied_assignments:  # wrong ones are refused here
+            silence = torch.zeros(1, mixtures_per_sum, 1), torch.zeros(1, separator.num_sources, 1)
+            mixit_loss(*silence, assignments=self.assignments)
         self.learning_rate = learning_rate
         self.halving_steps = halving_steps
         self.weights_to_start_from = initial_checkpoint
@@ -86,19 +111,46 @@ class MixIT(Method):
 
     # ---- the method -------------------------------------------------------------------------------------------------
 
-    def mixtures(self, waveform_BT: Tensor) -> Tensor:
-        """Clips (B, T) in the groups that are added up, (G, M, T); what is left over is left out."""
+    def mixtures(self, waveform_BT: Tensor, partner_BT: Tensor | None = None) -> Tensor:
+        """Clips (B, T) in the groups that are added up, (G, M, T); what is left over is left out.
+
+        Where every clip has a partner of its own (B, T), such as noise, they are the groups.
+        """
+        if partner_BT is not None:
+            return torch.stack([waveform_BT, partner_BT], dim=1)
         num_sums = len(waveform_BT) // self.mixtures_per_sum
         return waveform_BT[: num_sums * self.mixtures_per_sum].unflatten(0, (num_sums, self.mixtures_per_sum))
 
     def loss(self, mixtures_GMT: Tensor, estimates_GNT: Tensor) -> Tensor:
         """In dB, mean over the sums of mixtures."""
-        return mixit_loss(mixtures_GMT, estimates_GNT, self.max_snr).mean()
+        return mixit_loss(mixtures_GMT, estimates_GNT, self.max_snr, self.assignments).mean()
+
+    def supervised_loss(self, waveform_BT: Tensor, stems_BST: Tensor) -> Tensor:
+        """In dB, mean over clips whose sources are known."""
+        estimates_BNT = self.separator(waveform_BT)
+        return supervised_separation_loss(
+            stems_BST, estimates_BNT, waveform_BT, self.max_snr, self.absent_max_snr, self.absent_weight
+        ).mean()
+
+    def draw_supervised(self, num_sums: int, batch_idx: int) -> int:
+        """Number of examples, of ``num_sums``, that are learnt from known sources."""
+        drawn = float(torch.rand((), generator=self.random_source(batch_idx).cpu)) if self.supervised_share else 0.0
+        return math.floor(self.supervised_share * num_sums + drawn)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        mixtures_GMT = self.mixtures(batch["waveform"])
-        loss = self.loss(mixtures_GMT, self.separator(mixtures_GMT.sum(dim=1)))
+        mixtures_GMT = self.mixtures(batch["waveform"], batch.get("partner"))
+        num_supervised = self.draw_supervised(len(mixtures_GMT), batch_idx)
+        mixed_GMT, terms = mixtures_GMT[num_supervised:], {}
+        if len(mixed_GMT):
+            terms["unsupervised"] = self.loss(mixed_GMT, self.separator(mixed_GMT.sum(dim=1)))
+        if num_supervised:
+            clips = slice(num_supervised * (1 if "partner" in batch else self.mixtures_per_sum))
+            terms["supervised"] = self.supervised_loss(batch["waveform"][clips], known_sources(batch)[clips])
+        weights = {"unsupervised": len(mixed_GMT) / len(mixtures_GMT), "supervised": num_supervised / len(mixtures_GMT)}
+        loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
         self.log("train/loss", loss.detach(), prog_bar=True)
+        if self.supervised_share:
+            self.log_dict({f"train/{name}_loss": term.detach() for name, term in terms.items()})
         return loss
 
     # ---- evaluation -------------------------------------------------------------------------------------------------
@@ -108,7 +160,7 @@ class MixIT(Method):
 
         Which clips are added up depends on their order, and so on the number of processes.
         """
-        mixtures_GMT = self.mixtures(batch["waveform"])
+        mixtures_GMT = self.mixtures(batch["waveform"], batch.get("partner"))
         if len(mixtures_GMT):
             estimates_GNT = self.separator(mixtures_GMT.sum(dim=1))
             if not estimates_GNT.isfinite().all():
@@ -119,10 +171,13 @@ class MixIT(Method):
             self.separation.update(self.separator(batch["waveform"]), batch["stems"], batch["waveform"])
 
     def finish_evaluation(self, split: str) -> None:
-        """Log what could be told, over all clips of all processes."""
-        found = {"momi": self.mixture_improvement.compute(), **self.separation.compute().scalars()}
+        """Log what could be told, over all clips of all processes; a test also prints it as FUSS's evaluation does."""
+        separated = self.separation.compute()
+        found = {"momi": self.mixture_improvement.compute(), **separated.scalars()}
         known = {name: value for name, value in found.items() if not math.isnan(value)}
         self.log_results(split, self.mean_losses.compute() | known)
+        if split == "test" and separated.num_clips:
+            rank_zero_info(separated.report())
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Estimates (B, N, T) of clips with their padding, and their ``index``; ``sslam separate`` is for files."""
@@ -174,3 +229,18 @@ class MixIT(Method):
 
     def stated_networks(self) -> dict[str, Rebuildable]:
         return {"separator": self.separator}
+
+
+def known_sources(batch: Mapping[str, Any]) -> Tensor:
+    """The clips' sources (B, S, T).
+
+    Raises:
+        ValueError: If the data gives none.
+    """
+    if "stems" not in batch:
+        raise ValueError(
+            "supervised_share is more than 0, and the clips come without sources. Give --data.return_stems true, or "
+            "data that has them."
+        )
+    stems_BST: Tensor = batch["stems"]
+    return stems_BST

@@ -18,7 +18,7 @@ from sslam.checkpoints.loading import load_pretraining_state
 from sslam.checks import at_least, within
 from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
 from sslam.frontends import Frontend
-from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
+from sslam.losses import cls_loss, masked_latent_loss, source_retention_cls_target, source_retention_target
 from sslam.methods.method import Method, require_same_mel_bins
 from sslam.metrics import LossMeans, Moments, PositionMeans
 from sslam.networks import AudioViT, ConvDecoder
@@ -28,7 +28,7 @@ from sslam.stages import Objectives, Stage, stage_at
 from sslam.transforms import (
     InverseBlockMasking,
     Masks,
-    PartialMixing,
+    Mixing,
     PartialMixture,
     RandomSource,
     partner_of,
@@ -36,7 +36,7 @@ from sslam.transforms import (
 
 
 class PretrainingLosses(NamedTuple):
-    """The three terms, whose sum is minimised, and the moments of targets and predictions at masked patches.
+    """The terms, whose sum is minimised, and the moments of targets and predictions at masked patches.
 
     ``targets`` are all by their kind (B, P, D), with the weights of their errors in the patch loss (B, P), if any.
     """
@@ -44,18 +44,21 @@ class PretrainingLosses(NamedTuple):
     patch: Tensor
     cls: Tensor
     source_retention: Tensor
+    source_retention_cls: Tensor
     target_moments: Moments
     prediction_moments: Moments
     targets: dict[str, tuple[Tensor, Tensor | None]]
 
     @property
     def total(self) -> Tensor:
-        return self.patch + self.cls + self.source_retention
+        return self.patch + self.cls + self.source_retention + self.source_retention_cls
 
     def by_name(self, objectives: Objectives) -> dict[str, Tensor]:
         """The terms that the objectives have, by the names that they are logged under."""
         terms = {"patch_loss": self.patch, "cls_loss": self.cls}
-        return terms | ({"source_retention_loss": self.source_retention} if objectives.source_retention else {})
+        terms |= {"source_retention_loss": self.source_retention} if objectives.source_retention else {}
+        is_global = objectives.source_retention_global > 0
+        return terms | ({"source_retention_cls_loss": self.source_retention_cls} if is_global else {})
 
 
 class SSLAM(Method):
@@ -70,7 +73,7 @@ class SSLAM(Method):
         decoder: Network that predicts the latents of the hidden patches; same width as the encoder.
         frontend: Waveform (B, T) to features, in float32 on the batch's device.
         masking: Draws of what the student sees.
-        mixing: Maker of partial mixtures.
+        mixing: Maker of mixtures; published are partial ones.
         stages: Stages in their order; each restarts the optimizer, the schedule and the annealing of the teacher's
             decay, and goes on with student, decoder and teacher.
         cls_loss_weight: Weight of the CLS loss, averaged over rows. The published code sums it over the rows of one
@@ -99,7 +102,7 @@ class SSLAM(Method):
         decoder: ConvDecoder,
         frontend: Frontend,
         masking: InverseBlockMasking,
-        mixing: PartialMixing,
+        mixing: Mixing,
         stages: list[Stage],
         cls_loss_weight: float = 192.0,
         mask_noise_std: float = 0.01,
@@ -119,11 +122,11 @@ class SSLAM(Method):
         at_least(0, weight_decay=weight_decay, ema_anneal_steps=ema_anneal_steps)
         within(0, 1, ema_decay=ema_decay, ema_end_decay=ema_end_decay)
         for stage in stages:
-            if stage.cls_target_layers is not None and not 1 <= stage.cls_target_layers <= encoder.depth:
-                raise ValueError(
-                    f"cls_target_layers must be between 1 and the encoder's depth {encoder.depth}, "
-                    f"got {stage.cls_target_layers}."
-                )
+            for name, layers in (("cls", stage.cls_target_layers), ("patch", stage.patch_target_layers)):
+                if layers is not None and not 1 <= layers <= encoder.depth:
+                    raise ValueError(
+                        f"{name}_target_layers must be between 1 and the encoder's depth {encoder.depth}, got {layers}."
+                    )
         if decoder.width != encoder.width:
             raise ValueError(f"The decoder's width must be the encoder's {encoder.width}, got {decoder.width}.")
         require_same_mel_bins(frontend, encoder)
@@ -144,7 +147,9 @@ class SSLAM(Method):
         self.betas = betas
         self.weights_to_start_from = initial_checkpoint
         self.restored_step = 0
-        self.mean_losses = LossMeans(("loss", "patch_loss", "cls_loss", "source_retention_loss"))
+        self.mean_losses = LossMeans(
+            ("loss", "patch_loss", "cls_loss", "source_retention_loss", "source_retention_cls_loss")
+        )
         self.position_means = PositionMeans()
         if compile_blocks:
             self.student.compile_blocks()
@@ -152,49 +157,63 @@ class SSLAM(Method):
 
     # ---- the method -------------------------------------------------------------------------------------------------
 
-    def losses(self, features_BLF: Tensor, stage: Stage, random: RandomSource) -> PretrainingLosses:
+    def features(self, waveform_BT: Tensor, num_samples_B: Tensor | None, stage: Stage) -> tuple[Tensor, Tensor | None]:
+        """Features (B, L, F) of clips and, where the stage mixes waveforms, of each clip plus its partner."""
+        features_BLF = self.frontend(waveform_BT, num_samples_B)
+        if not (self.mixing.of_waveforms and stage.objectives.uses_mixtures):
+            return features_BLF, None
+        longer_B = None if num_samples_B is None else torch.maximum(num_samples_B, partner_of(num_samples_B))
+        return features_BLF, self.frontend(waveform_BT + partner_of(waveform_BT), longer_B)
+
+    def losses(
+        self, features_BLF: Tensor, stage: Stage, random: RandomSource, summed_BLF: Tensor | None = None
+    ) -> PretrainingLosses:
         """One batch of one stage: what the student predicts against what the teacher finds."""
         objectives = stage.objectives
         masks = self.draw_masks(features_BLF, stage.num_clones, random)
-        patch_sum = cls_sum = source_retention_sum = features_BLF.new_zeros(())
+        patch_sum = cls_sum = source_retention_sum = source_retention_cls_sum = features_BLF.new_zeros(())
         compared: list[tuple[Tensor, Tensor]] = []  # predictions and their targets
         targets: dict[str, tuple[Tensor, Tensor | None]] = {}
         # Every mask hides the same number of patches, so these are means at any batch size and under accumulation. The
-        # source retention loss is divided by all masked tokens as well, although it has those of the mixtures only.
+        # source retention losses are divided by all masked tokens and rows, although they have those of the mixtures.
         num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
         num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
         hidden_times_BP = masks.masked.sum(dim=1)
-        if objectives.uses_clips or objectives.source_retention:
+        share_BP = hidden_times_BP / num_masked_tokens  # of a patch in the patch loss
+        if objectives.uses_clips or objectives.retains_sources:
             clip_targets = self.teach(features_BLF, stage)
         if objectives.uses_clips:
             cls_BKD, prediction_BKPD = self.predict_latents(features_BLF, masks, random)
             target_BPD = clip_targets.patch_BPD
             patch_sum = objectives.unmixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
-            cls_sum = objectives.unmixed * cls_loss(cls_BKD, clip_targets.cls_BPD).sum()
+            cls_sum = objectives.unmixed_cls * cls_loss(cls_BKD, clip_targets.cls_BPD).sum()
             compared.append((prediction_BKPD, target_BPD))
-            targets["clip"] = (target_BPD, objectives.unmixed / num_masked_tokens * hidden_times_BP)
+            targets["clip"] = (target_BPD, objectives.unmixed * share_BP if objectives.unmixed else None)
         if objectives.uses_mixtures:
-            mixture = self.mixing(features_BLF, self.student.patch_size, random.cpu)
+            mixture = self.mixing(features_BLF, self.student.patch_size, random.cpu, summed_BLF)
             # A mixture is masked like the clip it was made from.
             cls_BKD, prediction_BKPD = self.predict_latents(mixture.features, masks, random)
-            if objectives.mixed:
+            if objectives.bootstraps_mixtures:
                 mixture_targets = self.teach(mixture.features, stage)
                 target_BPD = mixture_targets.patch_BPD
                 patch_sum = patch_sum + objectives.mixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
-                cls_sum = cls_sum + objectives.mixed * cls_loss(cls_BKD, mixture_targets.cls_BPD).sum()
+                cls_sum = cls_sum + objectives.mixed_cls * cls_loss(cls_BKD, mixture_targets.cls_BPD).sum()
                 compared.append((prediction_BKPD, target_BPD))
-                targets["mixture"] = (target_BPD, objectives.mixed / num_masked_tokens * hidden_times_BP)
-            if objectives.source_retention:
-                target_BPD = self.retain_sources(clip_targets, mixture)
+                targets["mixture"] = (target_BPD, objectives.mixed * share_BP if objectives.mixed else None)
+            if objectives.retains_sources:
+                target_BPD, target_B1D = self.retain_both(clip_targets, mixture, stage)
+                targets["sources"] = (target_BPD, None)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
-                targets["sources"] = (target_BPD, None)
-                if not objectives.mixed:
+                retained_cls = cls_loss(cls_BKD, target_B1D).sum()
+                source_retention_cls_sum = objectives.source_retention_global * retained_cls
+                if not objectives.bootstraps_mixtures:
                     compared.append((prediction_BKPD, target_BPD))
         return PretrainingLosses(
             patch=patch_sum / num_masked_tokens,
             cls=self.cls_loss_weight * cls_sum / num_rows,
             source_retention=source_retention_sum / num_masked_tokens,
+            source_retention_cls=self.cls_loss_weight * source_retention_cls_sum / num_rows,
             target_moments=reduce(operator.add, (Moments.of(target, hidden_times_BP) for _, target in compared)),
             prediction_moments=reduce(operator.add, (Moments.of(predicted, masks.masked) for predicted, _ in compared)),
             targets=targets,
@@ -224,11 +243,16 @@ class SSLAM(Method):
     @torch.no_grad()
     def teach(self, features_BLF: Tensor, stage: Stage) -> TeacherTargets:
         """The teacher's latents of whole clips, both (B, P, D)."""
-        return self.teacher(self.teacher.encoder.embed(features_BLF), stage.cls_target_layers)
+        patches_BPD = self.teacher.encoder.embed(features_BLF)
+        return self.teacher(patches_BPD, stage.cls_target_layers, stage.patch_target_layers)
+
+    def retain_sources(self, own: TeacherTargets, mixture: PartialMixture) -> Tensor:
+        """Local target of source retention (B, P, D) in the last stage, see :meth:`retain_both`."""
+        return self.retain_both(own, mixture, self.stages[-1])[0]
 
     @torch.no_grad()
-    def retain_sources(self, own: TeacherTargets, mixture: PartialMixture) -> Tensor:
-        """Target of the source retention loss (B, P, D): own latents, and the partner's where both sound.
+    def retain_both(self, own: TeacherTargets, mixture: PartialMixture, stage: Stage) -> tuple[Tensor, Tensor]:
+        """Targets of source retention, local (B, P, D) and global (B, 1, D): own latents and the partner's.
 
         The teacher hears the partner alone, and of it only the columns that are mixed.
         """
@@ -236,15 +260,17 @@ class SSLAM(Method):
         mixed_columns = mixture.mixed_columns.to(own.embedded_BPD.device, non_blocking=True)
         partner_patches_BPD = partner_of(own.embedded_BPD)
         partner_patches_BQD = partner_patches_BPD.unflatten(1, (-1, num_rows))[:, mixed_columns].flatten(1, 2)
-        partner_BQD = self.teacher(partner_patches_BQD).patch_BPD
-        return source_retention_target(own.patch_BPD, partner_BQD, mixed_columns, num_rows)
+        partner = self.teacher(partner_patches_BQD, stage.cls_target_layers, stage.patch_target_layers)
+        how = stage.source_combination
+        local_BPD = source_retention_target(own.patch_BPD, partner.patch_BPD, mixed_columns, num_rows, how)
+        return local_BPD, source_retention_cls_target(own.cls_BPD, partner.cls_BPD, how)
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         stage, _ = stage_at(self.stages, self.global_step)
-        features_BLF = self.frontend(batch["waveform"], batch.get("num_samples"))
-        losses = self.losses(features_BLF, stage, self.random_source(batch_idx))
+        features_BLF, summed_BLF = self.features(batch["waveform"], batch.get("num_samples"), stage)
+        losses = self.losses(features_BLF, stage, self.random_source(batch_idx), summed_BLF)
         self.log("train/loss", losses.total.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.by_name(stage.objectives).items()})
         self.log("train/target_std", losses.target_moments.standard_deviation())
@@ -303,10 +329,10 @@ class SSLAM(Method):
     def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The losses of the weights' stage with masks and mixtures that are the same at every evaluation."""
         stage, _ = stage_at(self.stages, self.step_of_weights)
-        features_BLF = self.frontend(batch["waveform"], batch.get("num_samples"))
-        if len(features_BLF) < 2 and stage.objectives.uses_mixtures:
+        if len(batch["waveform"]) < 2 and stage.objectives.uses_mixtures:
             return  # the last clip of an odd set has no partner
-        losses = self.losses(features_BLF, stage, RandomSource.seeded(self.device, batch_idx))
+        features_BLF, summed_BLF = self.features(batch["waveform"], batch.get("num_samples"), stage)
+        losses = self.losses(features_BLF, stage, RandomSource.seeded(self.device, batch_idx), summed_BLF)
         self.mean_losses.update({"loss": losses.total} | losses.by_name(stage.objectives), len(features_BLF))
 
     def finish_evaluation(self, split: str) -> None:

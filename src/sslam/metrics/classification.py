@@ -23,6 +23,8 @@ from sslam.checks import at_least
 from sslam.metrics.clips import ClipMetric
 
 UNKNOWN = -1  # polyphony of a clip without onsets
+# Numbers of distinct events in a clip that are taken together (SSLAM, table 3), and what lies beside them.
+DISTINCT_EVENTS = ((1, 1), (2, 3), (4, 5), (6, 7), (8, 9), (10, None))
 
 
 class PolyphonyRow(NamedTuple):
@@ -39,13 +41,28 @@ class PolyphonyRow(NamedTuple):
     chance: float
 
 
+class DistinctEventsRow(NamedTuple):
+    """Clips with ``fewest`` to ``most`` classes, however they overlap, and the mAP among these clips.
+
+    ``most`` is None where there is no end; for ``chance`` see :class:`PolyphonyRow`.
+    """
+
+    fewest: int
+    most: int | None
+    num_clips: int
+    num_classes: int
+    mean_average_precision: float
+    chance: float
+
+
 class ClassificationResults(NamedTuple):
     """Metrics of one evaluation, and all scores in the order of the clips' index.
 
     Shares lie in [0, 1]. What is not defined is nan: the mAP of clips without labels, d' where no class has clips
     that have it and clips that do not, ``average_precision_C`` and ``auc_C`` of such classes. ``accuracy`` and
     ``confusion_CC`` (rows: true class, columns: class found, in clips) are None where a clip may have several labels.
-    ``polyphony_N`` is None and ``by_polyphony`` empty where onsets are not known.
+    ``polyphony_N`` is None and ``by_polyphony`` empty where onsets are not known; ``by_distinct_events`` is empty where
+    every clip has one label.
     """
 
     num_clips: int
@@ -59,6 +76,7 @@ class ClassificationResults(NamedTuple):
     auc_C: NDArray[np.float64]
     support_C: NDArray[np.int64]
     by_polyphony: tuple[PolyphonyRow, ...]
+    by_distinct_events: tuple[DistinctEventsRow, ...]
     confusion_CC: NDArray[np.int64] | None
     scores_NC: NDArray[np.float32]
     labels_NC: NDArray[np.bool_]
@@ -153,6 +171,7 @@ class ClassificationMetrics(ClipMetric):
             auc_C=auc_C.numpy(),
             support_C=support_C.numpy(),
             by_polyphony=rows_by_polyphony(ranks_NC, labels_NC, polyphony_N) if has_polyphony else (),
+            by_distinct_events=() if self.single_label else rows_by_distinct_events(ranks_NC, labels_NC),
             confusion_CC=None if confusion_CC is None else confusion_CC.numpy(),
             scores_NC=scores_NC.numpy(),
             labels_NC=labels_NC.numpy(),
@@ -207,21 +226,29 @@ def label_weighted_lrap(scores_NC: Tensor, labels_NC: Tensor) -> float:
 
 def rows_by_polyphony(ranks_NC: Tensor, labels_NC: Tensor, polyphony_N: Tensor) -> tuple[PolyphonyRow, ...]:
     """One row per degree of polyphony, ascending; clips without events (degree 0) have no mAP and are counted only."""
-    rows = []
-    for polyphony in polyphony_N.unique().tolist():
-        labels_MC = labels_NC[polyphony_N == polyphony]
-        average_precision_C = average_precisions(ranks_NC[polyphony_N == polyphony], labels_MC)
-        has_support_C = labels_MC.any(dim=0)
-        rows.append(
-            PolyphonyRow(
-                polyphony=polyphony,
-                num_clips=len(labels_MC),
-                num_classes=int(has_support_C.sum()),
-                mean_average_precision=average_precision_C.nanmean().item(),
-                chance=chance_average_precision(len(labels_MC), labels_MC.sum(dim=0)[has_support_C]),
-            )
-        )
+    return tuple(
+        PolyphonyRow(polyphony, *_among(polyphony_N == polyphony, ranks_NC, labels_NC))
+        for polyphony in polyphony_N.unique().tolist()
+    )
+
+
+def rows_by_distinct_events(ranks_NC: Tensor, labels_NC: Tensor) -> tuple[DistinctEventsRow, ...]:
+    """One row for each of :data:`DISTINCT_EVENTS` that has clips (SSLAM, table 3); clips without labels are in none."""
+    number_N, rows = labels_NC.sum(dim=1), []
+    for fewest, most in DISTINCT_EVENTS:
+        inside_N = (number_N >= fewest) & (number_N <= (number_N if most is None else most))
+        if inside_N.any():
+            rows.append(DistinctEventsRow(fewest, most, *_among(inside_N, ranks_NC, labels_NC)))
     return tuple(rows)
+
+
+def _among(inside_N: Tensor, ranks_NC: Tensor, labels_NC: Tensor) -> tuple[int, int, float, float]:
+    """Of some of the clips: their number, their classes, the mAP among them, and that of random scores."""
+    labels_MC = labels_NC[inside_N]
+    average_precision_C = average_precisions(ranks_NC[inside_N], labels_MC)
+    has_support_C = labels_MC.any(dim=0)
+    chance = chance_average_precision(len(labels_MC), labels_MC.sum(dim=0)[has_support_C])
+    return len(labels_MC), int(has_support_C.sum()), average_precision_C.nanmean().item(), chance
 
 
 def chance_average_precision(num_clips: int, support_S: Tensor) -> float:

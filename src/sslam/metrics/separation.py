@@ -1,8 +1,10 @@
-"""How well sounds are separated, with known sources (MSi, 1S) and without (MoMi).
+"""How well sounds are separated, with known sources (MSi, 1S, by number of sources) and without (MoMi).
 
 Shape letters: B clips, N estimates, S sources, M mixtures, T samples.
 """
 
+import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +17,19 @@ from sslam.losses import best_assignment, pairwise_si_snr, permutation_invariant
 # Root mean square above which a source counts. An estimate counts up to 20 dB below the clip's quietest source.
 ACTIVE_RMS = 1e-8
 ACTIVE_ESTIMATE = 0.01
+MOST_SOURCES = 8  # clips with more are counted with them
+
+
+class SourcesRow(NamedTuple):
+    """Pairs of source and estimate in clips with as many active sources: mean and deviation (ddof 0) over the pairs.
+
+    Of SI-SNR where one source sounds (1S), else of its improvement over the mixture (2Si, 3Si, ...), in dB.
+    """
+
+    num_sources: int
+    num_pairs: int
+    mean: float
+    deviation: float
 
 
 class SeparationResults(NamedTuple):
@@ -28,6 +43,7 @@ class SeparationResults(NamedTuple):
         under_separation: Share of clips with fewer active estimates than active sources.
         equal_separation: Share of clips with as many active estimates as active sources.
         over_separation: Share of clips with more active estimates than active sources.
+        by_num_sources: One row for each number of active sources that occurs, ascending.
     """
 
     num_clips: int
@@ -37,10 +53,29 @@ class SeparationResults(NamedTuple):
     under_separation: float
     equal_separation: float
     over_separation: float
+    by_num_sources: tuple[SourcesRow, ...]
 
     def scalars(self) -> dict[str, float]:
-        """For logging: all but the numbers of clips."""
-        return {name: value for name, value in self._asdict().items() if not name.startswith("num_")}
+        """For logging: all but the numbers of clips; by number of sources `msi_2`, `msi_3` and so on."""
+        values = {name: value for name, value in self._asdict().items() if not name.startswith(("num_", "by_"))}
+        return values | {f"msi_{row.num_sources}": row.mean for row in self.by_num_sources if row.num_sources > 1}
+
+    def report(self) -> str:
+        """The lines that the official evaluation of FUSS ends with, of the numbers of sources that occur."""
+        rows = {row.num_sources: row for row in self.by_num_sources}
+        several = [row for row in self.by_num_sources if row.num_sources > 1]
+        groups = [[row] for row in rows.values()] + ([several] if len(several) > 1 else [])
+        lines = []
+        for group in groups:
+            number = sum(row.num_pairs for row in group)
+            mean = sum(row.num_pairs * row.mean for row in group) / number
+            square = sum(row.num_pairs * (row.deviation**2 + row.mean**2) for row in group) / number
+            name = "SI-SNR" if group[0].num_sources == 1 else "SI-SNRi"
+            counts = [row.num_sources for row in group]
+            lines.append(f"{name} for count(s) {counts} = {mean:.1f} +/- {_root(square - mean**2):.1f} dB")
+        for name in ("under", "equal", "over"):
+            lines.append(f"{name.capitalize()} separation: {getattr(self, f'{name}_separation'):.2f}")
+        return "\n".join(lines)
 
 
 class SeparationMetrics(Metric):
@@ -55,9 +90,12 @@ class SeparationMetrics(Metric):
 
     full_state_update = False
     totals: Tensor
+    by_count: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Number of pairs, sum and sum of squares, by the number of sources less 1.
+        self.add_state("by_count", torch.zeros(MOST_SOURCES, 3), dist_reduce_fx="sum")
         # Clips, one-source clips; sum and number for MSi, for 1S; clips under-, equally and over-separated.
         self.add_state("totals", torch.zeros(9), dist_reduce_fx="sum")
 
@@ -97,6 +135,11 @@ class SeparationMetrics(Metric):
             (num_estimates_B > num_sources_B) & sounding_B,
         ]
         self.totals += torch.stack([total.sum().to(self.totals) for total in totals])
+        score_BS = torch.where(one_source_B.unsqueeze(1), si_snr_BS, improvement_BS).to(self.by_count)
+        rows_BS = num_sources_B.clamp(1, MOST_SOURCES).sub(1).unsqueeze(1).expand_as(score_BS)
+        scores_X, rows_X = score_BS[paired_BS], rows_BS[paired_BS]
+        found_X3 = torch.stack([torch.ones_like(scores_X), scores_X, scores_X.square()], dim=1)
+        self.by_count.index_add_(0, rows_X, found_X3)
 
     def compute(self) -> SeparationResults:
         """Means over all clips so far, of all processes."""
@@ -109,6 +152,7 @@ class SeparationMetrics(Metric):
             under_separation=_mean(under, clips),
             equal_separation=_mean(equal, clips),
             over_separation=_mean(over, clips),
+            by_num_sources=tuple(_sources_rows(self.by_count.tolist())),
         )
 
 
@@ -144,6 +188,17 @@ class MixtureImprovement(Metric):
     def compute(self) -> float:
         """The mean so far, of all processes; nan where there was nothing to tell from."""
         return _mean(self.total.item(), self.number.item())
+
+
+def _sources_rows(by_count: Iterable[list[float]]) -> Iterable[SourcesRow]:
+    for count, (number, total, squares) in enumerate(by_count, start=1):
+        if number:
+            mean = total / number
+            yield SourcesRow(count, int(number), mean, _root(squares / number - mean**2))
+
+
+def _root(square: float) -> float:
+    return math.sqrt(max(0.0, square))  # rounding may leave a little less than nothing
 
 
 def _mean(total: float, number: float) -> float:

@@ -7,9 +7,11 @@ from sslam.networks.heads import ClassifierHead, CoincidenceHead, ProjectionHead
 from sslam.networks.mean_features import MeanFeatures
 from sslam.networks.readout import Readout
 from sslam.networks.tdcn import TDCN, Separator
+from sslam.networks.tdcn_stft import STFTTDCN
 
 __all__ = [
     "CNN14",
+    "STFTTDCN",
     "TDCN",
     "AudioViT",
     "ClassifierHead",

@@ -88,6 +88,9 @@ def draw_column(table: Table, column: Column) -> list[Picture]:
             f"than {pictures.FEW_CLIPS}. Bands: standard deviation over runs; dotted: random scores."
         )
         drawn.append(Picture(file_name("polyphony", column.name), figure, caption))
+    if (figure := pictures.draw_by_distinct_events(table, column)) is not None:
+        caption = f"{column.name}: mAP among the clips that have so many classes, whether or not these overlap."
+        drawn.append(Picture(file_name("distinct-events", column.name), figure, caption))
     for method in table.methods:
         if (best := table.best(method, column)) is None:
             continue

@@ -1,10 +1,11 @@
-"""Pictures of a table: comparison of the weights, mAP by degree of polyphony, classes, confusions.
+"""Pictures of a table: comparison of the weights, mAP by number of events, classes, confusions.
 
 Drawn on matplotlib figures of their own, without pyplot's global state. Shape letters: C classes.
 """
 
 import math
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Literal
 
@@ -16,7 +17,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from sslam.report.results import EvaluationRecord, deviation
+from sslam.report.results import DistinctEventsScore, EvaluationRecord, PolyphonyScore, deviation
 from sslam.report.tables import MAP, Cell, Column, Table
 
 GREYS = ("#9a9a9a", "0.45", "0.30", "0.15")
@@ -81,14 +82,28 @@ def draw_comparison(table: Table) -> Figure:
     return figure
 
 
-def degrees_of(cell: Cell) -> dict[int, tuple[float, float, float, int]]:
-    """For each degree of polyphony with events: mean and deviation of the mAP over the runs, chance, and clips."""
+EventsScore = PolyphonyScore | DistinctEventsScore
+Numbers = dict[int, tuple[float, float, float, int]]
+"""By number of events: mean and deviation of the mAP over the runs, chance, and clips."""
+
+
+def degrees_of(cell: Cell) -> Numbers:
+    """Of each degree of polyphony with events."""
+    return _numbers(cell, lambda record: [(score.polyphony, score) for score in record.by_polyphony])
+
+
+def distinct_events_of(cell: Cell) -> Numbers:
+    """Of each bracket of distinct events, by its smallest number."""
+    return _numbers(cell, lambda record: [(score.fewest, score) for score in record.by_distinct_events])
+
+
+def _numbers(cell: Cell, scores_of: Callable[[EvaluationRecord], Sequence[tuple[int, EventsScore]]]) -> Numbers:
     scores = defaultdict(list)
     for records in cell.by_fold.values():
         for record in records:
-            for score in record.by_polyphony:
-                if score.polyphony > 0 and not math.isnan(score.mean_average_precision):
-                    scores[score.polyphony].append((score, score.num_clips / len(records)))
+            for number, score in scores_of(record):
+                if number > 0 and not math.isnan(score.mean_average_precision):
+                    scores[number].append((score, score.num_clips / len(records)))
     return {
         degree: (
             float(np.mean([score.mean_average_precision for score, _ in found])),
@@ -102,9 +117,27 @@ def degrees_of(cell: Cell) -> dict[int, tuple[float, float, float, int]]:
 
 def draw_by_polyphony(table: Table, column: Column) -> Figure | None:
     """mAP over the number of events that sound at once, one line for each row; None where onsets are not known."""
+    return _draw_lines(table, column, degrees_of, "events that sound at once", {})
+
+
+def draw_by_distinct_events(table: Table, column: Column) -> Figure | None:
+    """mAP over the number of classes of a clip (SSLAM, table 3); None where every clip has one."""
+    brackets = {
+        score.fewest: f"{score.fewest}-{score.most}" if score.most else f"{score.fewest}+"
+        for (_, where), cell in table.cells.items()
+        for score in cell.newest.by_distinct_events
+        if where == column and score.fewest != score.most
+    }
+    return _draw_lines(table, column, distinct_events_of, "distinct events in a clip", brackets)
+
+
+def _draw_lines(
+    table: Table, column: Column, numbers_of: Callable[[Cell], Numbers], what: str, names: dict[int, str]
+) -> Figure | None:
+    """mAP over numbers of events, where these have `names` by them; None where there are none."""
     colors = colors_of(table)
     lines = {
-        row: degrees for row in table.rows if (cell := table.cells.get((row, column))) and (degrees := degrees_of(cell))
+        row: degrees for row in table.rows if (cell := table.cells.get((row, column))) and (degrees := numbers_of(cell))
     }
     if not lines:
         return None
@@ -125,8 +158,8 @@ def draw_by_polyphony(table: Table, column: Column) -> Figure | None:
         longest = max(shown.values(), key=len)
         chance = [100 * numbers[2] for numbers in longest.values()]
         axis.plot(list(longest), chance, color=INK, linestyle=":", linewidth=1.2, label="chance")
-        axis.set_xticks(sorted(clips), [f"{degree}\n{clips[degree]}" for degree in sorted(clips)])
-        axis.set_xlabel("events that sound at once, and number of clips", fontsize=9.5, color=INK)
+        axis.set_xticks(sorted(clips), [f"{names.get(n, n)}\n{clips[n]}" for n in sorted(clips)])
+        axis.set_xlabel(f"{what}, and number of clips", fontsize=9.5, color=INK)
         axis.yaxis.set_major_locator(MaxNLocator(8))
         _style(axis, method)
     axes[0].set_ylabel(MAP.heading, fontsize=9.5, color=INK)

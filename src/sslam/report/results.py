@@ -117,6 +117,18 @@ class PolyphonyScore:
 
 
 @dataclass(frozen=True, config=STRICT)
+class DistinctEventsScore:
+    """mAP among the clips with so many classes, `most` null for any number, and what random scores reach there."""
+
+    fewest: int
+    most: int | None
+    num_clips: int
+    num_classes: int
+    mean_average_precision: Number
+    chance: Number
+
+
+@dataclass(frozen=True, config=STRICT)
 class EvaluationRecord:
     """The numbers of one evaluation, with everything that is needed to trust them. Shares lie in [0, 1].
 
@@ -144,6 +156,7 @@ class EvaluationRecord:
         git_commit: Commit of the code.
         version: Version of sslam.
         date: Date in ISO 8601, with time zone.
+        by_distinct_events: Scores by the number of classes of a clip, ascending; empty where every clip has one.
     """
 
     format_version: Literal[1]
@@ -167,6 +180,7 @@ class EvaluationRecord:
     git_commit: str | None = None
     version: str = sslam.__version__
     date: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+    by_distinct_events: list[DistinctEventsScore] = field(default_factory=list)
 
     @model_validator(mode="after")
     def _same_classes(self) -> Self:

@@ -2,7 +2,7 @@
 
 from sslam.transforms.augmentation import Augmentation
 from sslam.transforms.masking import InverseBlockMasking, Masks
-from sslam.transforms.mixing import PartialMixing, PartialMixture, partner_of
+from sslam.transforms.mixing import FullMixing, Mixing, PartialMixing, PartialMixture, partner_of
 from sslam.transforms.random_source import RandomSource
 from sslam.transforms.spec_augment import SpecAugment
 from sslam.transforms.views import (
@@ -20,8 +20,10 @@ __all__ = [
     "Augmentation",
     "ChannelAgainstChannel",
     "Comparison",
+    "FullMixing",
     "InverseBlockMasking",
     "Masks",
+    "Mixing",
     "MixtureAgainstAny",
     "MixtureAgainstChannel",
     "MixtureAgainstMixture",
