@@ -14,7 +14,7 @@ WORKERS ?= auto
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test check format clean eval-esc50 eval-audioset eval-speech-commands eval-polyphonic eval-all \
-	eval-separation contrastive-table1 contrastive-table2 contrastive-table3 contrastive-table4 contrastive-table5
+	eval-separation contrastive-table1 contrastive-table2 contrastive-table3 contrastive-table4 contrastive-table5 contrastive-others
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-zA-Z0-9_-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -108,6 +108,13 @@ contrastive-table4: setup ## of table 4: processors and their combinations, simi
 contrastive-table5: setup ## of table 5: embeddings of 1024 (PROCESSORS=...)
 	$(needs_processors)
 	$(call row_of_channels,table5_width_1024,processors_s2_f_n,--model.encoder.width 1024)
+
+contrastive-others: setup ## of section 5.3 and appendix A: a cascade; four channels (FOUR=... of a separator with four outputs)
+	$(needs_processors)
+	@[ -n '$(FOUR)' ] || { echo "Pass the folder of separators with four outputs: make $@ FOUR=..." >&2; exit 2; }
+	$(call row_of_channels,section53_cascade_n_s2_joint,cascade_n_s2)
+	$(call row,appendix_four_channels_joint,,--model.processors.folder '$(FOUR)')
+	$(call row,appendix_best_three_channels_joint,drop_worst_channel,--model.processors.folder '$(FOUR)')
 
 test: setup ## set up and run all tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS)

@@ -11,6 +11,7 @@ from data_modules.fuss import FUSSDataModule
 from data_modules.labelled import LabelledDataModule
 from data_modules.labelled_manifest import LabelledManifestDataModule
 from data_modules.manifest import ManifestDataModule
+from data_modules.mixtures import MixturesDataModule
 from data_modules.recorded_soundscapes import RecordedSoundscapesDataModule
 from data_modules.rendered_soundscapes import RenderedSoundscapesDataModule
 from data_modules.soundscapes import SoundscapesDataModule
@@ -32,6 +33,7 @@ __all__ = [
     "LabelledDataModule",
     "LabelledManifestDataModule",
     "ManifestDataModule",
+    "MixturesDataModule",
     "RecordedSoundscapesDataModule",
     "RenderedSoundscapesDataModule",
     "SPASSDataModule",

@@ -8,12 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import soundfile
-import torch
-
-from data_modules.base import STAGE_SPLITS, AudioDataModule, AudioFileDataset, Sample, require_folder
-from sslam.audio import SAMPLE_RATE, AudioFileError, Waveform, decode_whole_file
+from data_modules.base import STAGE_SPLITS, AudioDataModule, require_folder
+from data_modules.mixtures import MixtureFilesDataset
 from sslam.audio_files import audio_files_below
 
 MAX_SOURCES = 4  # one background, which every mixture has, and up to three foregrounds
@@ -63,11 +59,8 @@ def find_examples(folder: str, files: Sequence[str]) -> list[Example]:
     return [Example(name, sources.get(os.path.splitext(name)[0], [])) for name in mixtures]  # noqa: PTH122
 
 
-class FUSSDataset(AudioFileDataset):
-    """Mixtures, with `stems` float32 (4, T) where the sources are given: rows of zeros stand for absent ones.
-
-    A source is read from the same place of its file as the mixture; it may be silent there. A mixture of which a source
-    is bad counts as bad.
+class FUSSDataset(MixtureFilesDataset):
+    """Mixtures of one to four sources, with `stems` float32 (4, T) where these are given.
 
     Args:
         paths: Files of the mixtures.
@@ -76,43 +69,7 @@ class FUSSDataset(AudioFileDataset):
     """
 
     def __init__(self, paths: Sequence[str], sources: Sequence[Sequence[str]] | None, **kwargs: Any) -> None:
-        super().__init__(paths, **kwargs)
-        self._sources = None
-        if sources is not None:
-            rows = [[os.fsencode(path) for path in row] + [b""] * (MAX_SOURCES - len(row)) for row in sources]
-            self._sources = np.array(rows, dtype=np.bytes_)
-
-    def _sample(self, index: int, crop_position: float) -> Sample:
-        sample = super()._sample(index, crop_position)
-        if self._sources is None:
-            return sample
-        num_frames = soundfile.info(os.fsencode(self.path(index))).frames
-        # As decode_audio cuts the mixture.
-        start = int(crop_position * max(0, num_frames - round(self.clip_seconds * SAMPLE_RATE)))
-        stems = np.zeros((MAX_SOURCES, len(sample["waveform"])), np.float32)
-        for row, path in zip(stems, self._sources[index].tolist(), strict=True):
-            if path:
-                part = read_source(os.fsdecode(path), num_frames)[start : start + len(row)]
-                row[: len(part)] = part
-        return sample | {"stems": torch.from_numpy(stems)}
-
-
-def read_source(path: str, num_frames: int) -> Waveform:
-    """A source's whole file (num_frames,), which may be silent.
-
-    Raises:
-        AudioFileError: If the file cannot be read, holds NaN, or is not mono with 16 kHz and the length of its mixture.
-    """
-    waveform_CT, rate, _ = decode_whole_file(path)
-    channels, length = waveform_CT.shape
-    if (rate, channels, length) != (SAMPLE_RATE, 1, num_frames):
-        raise AudioFileError(
-            path,
-            f"a source of FUSS has one channel, {SAMPLE_RATE} Hz and the {num_frames} samples of its mixture, and this "
-            f"one has {channels}, {rate} Hz and {length}",
-        )
-    waveform_T: Waveform = waveform_CT[0]
-    return waveform_T
+        super().__init__(paths, sources, MAX_SOURCES, **kwargs)
 
 
 class FUSSDataModule(AudioDataModule):

@@ -22,6 +22,7 @@ OTHER_COMMANDS = {
     "report": ("sslam.commands.report", "results of evaluations as one table and one page"),
     "embed": ("sslam.commands.embed", "embeddings or tags of audio files"),
     "separate": ("sslam.commands.separate", "sources of audio files"),
+    "processors": ("sslam.commands.processors", "one clip through the states of a separator, as a picture"),
     "data": ("sslam.commands.data", "statistics of recordings; scenes made of them, as files"),
 }
 

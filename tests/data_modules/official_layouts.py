@@ -192,3 +192,24 @@ def write_tone_classes(root: Path, num_recordings: int = 6, seconds: float = 0.4
         for number in range(num_recordings):
             write_tone(root / name / f"{number}.flac", frequency, 100 * column + number, seconds)
     return root
+
+
+def write_mixtures(root: Path, seconds: float = 0.5) -> Path:
+    """Mixtures of two sources in the layout of WSJ0-2mix, four for training and three for validation; lists as LibriMix
+    has them, `tr.csv` and `cv.csv`; and `noisy.csv`, the latter with noise to be added."""
+    rng = np.random.default_rng(0)
+    for split, count in (("tr", 4), ("cv", 3)):
+        lines = []
+        for number in range(count):
+            sources = rng.uniform(-0.2, 0.2, (2, round(seconds * RATE)))
+            for name, signal in (("s1", sources[0]), ("s2", sources[1]), ("mix", sources.sum(0))):
+                path = root / split / name / f"{number}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(path, np.round(2**15 * signal).astype(np.int16), RATE)
+            lines.append(",".join([str(number), *(f"{split}/{name}/{number}.wav" for name in ("mix", "s1", "s2"))]))
+        heading = "mixture_ID,mixture_path,source_1_path,source_2_path"
+        (root / f"{split}.csv").write_text("\n".join([heading, *lines]) + "\n")
+    write_noise(root / "noise.wav", 0.3)
+    noisy = [heading + ",partner_path", *(f"{line},noise.wav" for line in lines)]
+    (root / "noisy.csv").write_text("\n".join(noisy) + "\n")
+    return root

@@ -70,6 +70,7 @@ def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
         "fuss": official_layouts.write_fuss(root / "fuss"),
         "idmt_desed_fl": official_layouts.write_desed(root / "idmt_desed_fl"),
         "speech_commands": official_layouts.write_speech_commands(root / "speech_commands", WORDS),
+        "mixtures": official_layouts.write_mixtures(root / "mixtures", seconds=1.5),
         "spass": root / "spass",
         "urban_sed": official_layouts.write_urban_sed(root / "urban_sed"),
     }
@@ -88,6 +89,7 @@ def data_arguments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[s
     assert main([*rendering, *counts, "--num_workers", "1"]) == 0
     arguments = {f"data/{name}.yaml": ["--data.root", str(folder)] for name, folder in folders.items()}
     arguments["data/recorded_scenes.yaml"] += ["--data.num_train_scenes", "6", "--data.num_test_scenes", "6"]
+    arguments["data/mixtures.yaml"] += ["--data.train", "tr", "--data.val", "cv"]
     audioset = arguments.pop("data/audioset.yaml")
     return arguments | {
         "data/audioset_20k.yaml": audioset,

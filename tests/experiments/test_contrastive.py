@@ -18,8 +18,9 @@ N, F, S1, S2 = "step=00000000.ckpt", "step=00000500.ckpt", "step=00005000.ckpt",
 
 def rows_of_the_makefile() -> dict[str, list[str]]:
     """What `sslam fit` is given for every row, by its name, beside the folder of separators and what runs share."""
-    tables = [f"contrastive-table{number}" for number in range(1, 6)]
-    make = ["make", "--dry-run", "--directory", str(EXPERIMENTS.parent), *tables, "PROCESSORS=kept", "RUN_ID=one"]
+    tables = [*(f"contrastive-table{number}" for number in range(1, 6)), "contrastive-others"]
+    make = ["make", "--dry-run", "--directory", str(EXPERIMENTS.parent), *tables, "PROCESSORS=kept", "FOUR=kept"]
+    make.append("RUN_ID=one")
     lines = subprocess.run(make, capture_output=True, text=True, check=True).stdout.splitlines()
     rows = {}
     for words in [shlex.split(line) for line in lines if "sslam fit " in line]:
@@ -85,6 +86,8 @@ def row(capsys: pytest.CaptureFixture[str], name: str) -> dict[str, Any]:
     return {
         "comparison": model["comparison"]["class_path"].removeprefix("sslam.transforms."),
         "processors": processors and processors["init_args"]["files"],
+        "is_cascade": bool(processors) and processors["class_path"] == "sslam.separation.Cascade",
+        "drop_worst": processors and processors["init_args"]["drop_worst"],
         "tasks": [task for task in ("similarity", "coincidence") if model[task]],
         "learning_rate": model["learning_rate"],
         "spec_augment": model["spec_augment"] is not None,
@@ -96,6 +99,8 @@ def row(capsys: pytest.CaptureFixture[str], name: str) -> dict[str, Any]:
 DEFAULT = {
     "comparison": "MixtureAgainstChannel",
     "processors": [S2],
+    "is_cascade": False,
+    "drop_worst": 0,
     "tasks": ["similarity", "coincidence"],
     "learning_rate": 1e-4,
     "spec_augment": True,
@@ -104,7 +109,7 @@ DEFAULT = {
 }
 SIMILARITY = {"tasks": ["similarity"], "learning_rate": 3e-4}
 COINCIDENCE = {"tasks": ["coincidence"]}
-NO_SEPARATION = {"comparison": "MixtureAgainstMixture", "processors": None}
+NO_SEPARATION = {"comparison": "MixtureAgainstMixture", "processors": None, "drop_worst": None}
 PUBLISHED: dict[str, dict[str, Any]] = {
     "table1_similarity_sa": NO_SEPARATION | SIMILARITY | {"temporal_proximity": False},
     "table1_similarity_tp": NO_SEPARATION | SIMILARITY | {"spec_augment": False},
@@ -118,6 +123,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "table3_chan_vs_chan": COINCIDENCE | {"comparison": "ChannelAgainstChannel"},
     "table4_s2_joint": {},
     "table5_width_1024": {"processors": [S2, F, N], "width": 1024},
+    "section53_cascade_n_s2_joint": {"processors": [N, S2], "is_cascade": True},
+    "appendix_four_channels_joint": {},
+    "appendix_best_three_channels_joint": {"drop_worst": 1},
 }
 for short, files in {"s1": [S1], "f": [F], "n": [N], "s2_f": [S2, F], "s2_n": [S2, N], "s2_f_n": [S2, F, N]}.items():
     PUBLISHED[f"table4_{short}_joint"] = {"processors": files}

@@ -7,16 +7,21 @@ import pytest
 
 from sslam.__main__ import main
 from sslam.methods import MixIT
-from sslam.networks import TDCN
+from sslam.networks import STFTTDCN, TDCN
 from tests.experiments.conftest import config_of, names
 
 SMOKE = ["--config", "experiments/overrides/smoke_separation.yaml", "--run_id", "one"]
-DATA = {"separate.yaml": "data/audioset_2m.yaml", "separate_fuss.yaml": "data/fuss.yaml"}
+DATA = {
+    "separate.yaml": "data/audioset_2m.yaml",
+    "separate_fuss.yaml": "data/fuss.yaml",
+    "separate_mixtures.yaml": "data/mixtures.yaml",
+}
 
 
 @pytest.mark.parametrize("name", names("separate*.yaml"))
 def test_separation__every_file_runs_for_two_steps(name: str, data_arguments: dict[str, list[str]]) -> None:
-    more = data_arguments[DATA[name]][:2] if name in DATA else ["--data.num_val_scenes", "4"]
+    more = data_arguments[DATA[name]] if name in DATA else ["--data.num_val_scenes", "4"]
+    more = more[:2] if name == "separate.yaml" else more
     assert main(["fit", "--config", f"experiments/{name}", *SMOKE, *more]) == 0
     folder = Path("runs") / Path(name).stem / "one"
     kept = sorted(path.name for path in (folder / "checkpoints" / "kept").iterdir())
@@ -30,6 +35,63 @@ def test_separation__every_file_runs_for_two_steps(name: str, data_arguments: di
     (results,) = (folder.parent).glob("*/test.yaml")
     has_sources = name != "separate.yaml"
     assert ("test/msi" in results.read_text() or "test/one_source" in results.read_text()) == has_sources
+
+
+def fit(name: str, part: str, *more: str) -> None:
+    files = [argument for file in (name, f"separation/{part}.yaml") for argument in ("--config", f"experiments/{file}")]
+    assert main(["fit", *files, *SMOKE, "--trainer.callbacks", "[]", *more]) == 0
+
+
+@pytest.mark.parametrize("part", ["supervised", "semi_supervised"])
+@pytest.mark.parametrize("name", ["separate_fuss.yaml", "separate_mixtures.yaml", "separate_soundscapes.yaml"])
+def test_separation__learns_from_known_sources(name: str, part: str, data_arguments: dict[str, list[str]]) -> None:
+    more = data_arguments[DATA[name]] if name in DATA else ["--data.num_val_scenes", "0"]
+    fit(name, part, *more, "--data.batch_size", "4")
+    rows = list(csv.DictReader((Path("runs") / Path(name).stem / "one" / "metrics.csv").read_text().splitlines()))
+    assert rows[0]["train/supervised_loss"]
+    assert bool(rows[0].get("train/unsupervised_loss")) == (part == "semi_supervised")
+
+
+def test_separation__enhances_by_the_assignments_that_may_be(
+    data_arguments: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[MixIT] = []
+    monkeypatch.setattr(MixIT, "on_fit_end", lambda self: found.append(self))
+    noisy = ["--data.train", "noisy.csv", "--data.val", "noisy.csv"]
+    fit("separate_mixtures.yaml", "enhancement", *data_arguments["data/mixtures.yaml"], *noisy)
+    assert found[0].separator.num_sources == 3
+    assert found[0].assignments.allowed == [[0, 0, 1], [0, 1, 0]]
+    assert not found[0].assignments.denied
+
+
+def test_separation__masks_an_stft(data_arguments: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[MixIT] = []
+    monkeypatch.setattr(MixIT, "on_fit_end", lambda self: found.append(self))
+    names = ("separate_fuss.yaml", "separation/stft.yaml", "overrides/two_steps.yaml")
+    files = [argument for name in names for argument in ("--config", f"experiments/{name}")]
+    sizes = [
+        "--model.separator.width",
+        "8",
+        "--model.separator.hidden_width",
+        "16",
+        "--model.separator.num_blocks",
+        "2",
+    ]
+    more = [*data_arguments["data/fuss.yaml"], "--trainer.callbacks", "[]"]
+    assert main(["fit", *files, *sizes, *more]) == 0
+    assert isinstance(found[0].separator, STFTTDCN)
+    assert (found[0].separator.window_length, found[0].separator.num_sources) == (512, 8)
+
+
+def test_separation__every_part_changes_published_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert {*names("separation/*.yaml")} == {
+        f"separation/{part}.yaml" for part in ("supervised", "semi_supervised", "enhancement", "stft")
+    }
+    shares = [
+        config_of(capsys, "separate_fuss.yaml", *parts)["model"]["init_args"]["supervised_share"]
+        for parts in ([], ["separation/semi_supervised.yaml"], ["separation/supervised.yaml"])
+    ]
+    assert shares == [0.0, 0.5, 1.0]
 
 
 def test_separation__takes_recordings(data_arguments: dict[str, list[str]]) -> None:

@@ -3,7 +3,7 @@
 Shape letters: N estimates, S sources, T samples, F frequencies, L columns.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -48,10 +48,7 @@ def separation_picture(
     estimates = [spectrogram(estimate_T, sample_rate) for estimate_T in estimates_NT]
     sources = None if sources_ST is None else [spectrogram(source_T, sample_rate) for source_T in sources_ST]
     everything = [mixture_FL, *estimates, *(sources or ())]
-    # Of what is finite: the estimates of a network that has diverged are not.
-    loudest = max(float(shown_FL.max(initial=-120, where=np.isfinite(shown_FL))) for shown_FL in everything)
-    style: dict[str, Any] = {"cmap": "magma", "vmin": loudest - DYNAMIC_RANGE, "vmax": loudest}
-    extent = (0, len(mixture_T) / sample_rate, 0, sample_rate / 2000)
+    style = style_of(everything, len(mixture_T) / sample_rate, sample_rate)
 
     num_columns = 1 if sources is None else 2
     num_rows = 1 + max(len(estimates), len(sources or ()))
@@ -60,15 +57,58 @@ def separation_picture(
         figure.suptitle(title.replace("$", r"\$"), fontsize=12)  # no formulas: file names may hold dollars
     axes = figure.subplots(num_rows, num_columns, sharex=True, sharey=True, squeeze=False)
 
-    def show(axis: Axes, values_FL: Spectrogram, name: str) -> Any:
-        axis.set_title(name, loc="left", fontsize=10)
-        return axis.imshow(values_FL, origin="lower", aspect="auto", interpolation="none", extent=extent, **style)
-
-    image = show(axes[0, 0], mixture_FL, "Mixture")
+    image = show(axes[0, 0], mixture_FL, "Mixture", style)
     columns = [("Estimate", estimates)] if sources is None else [("Estimate", estimates), ("Source", sources)]
     for column, (name, spectrograms) in enumerate(columns):
         for number, values_FL in enumerate(spectrograms, start=1):
-            show(axes[number, column], values_FL, f"{name} {number}")
+            show(axes[number, column], values_FL, f"{name} {number}", style)
+    return finished(figure, axes, image)
+
+
+def processors_picture(
+    mixture_T: Waveform | Tensor, channels_by_name: Mapping[str, Iterable[Waveform | Tensor]], sample_rate: int
+) -> Figure:
+    """One clip through several separators, as figure 2 of the separation-contrastive paper: a row for each of them.
+
+    Args:
+        mixture_T: Clip, shape (T,).
+        channels_by_name: Channels (N, T) of every separator, by the name that is written beside them.
+        sample_rate: Rate in Hz.
+
+    Returns:
+        A figure of its own; the clip is at the top left, and all have one scale of colors.
+    """
+    rows = {name: [spectrogram(channel_T, sample_rate) for channel_T in c] for name, c in channels_by_name.items()}
+    mixture_FL = spectrogram(mixture_T, sample_rate)
+    everything = [mixture_FL, *(shown_FL for channels in rows.values() for shown_FL in channels)]
+    style = style_of(everything, len(mixture_T) / sample_rate, sample_rate)
+    num_columns = max(len(channels) for channels in rows.values())
+    figure = Figure(figsize=(1 + 5 * num_columns, 1 + 1.8 * (1 + len(rows))), layout="constrained")
+    axes = figure.subplots(1 + len(rows), num_columns, sharex=True, sharey=True, squeeze=False)
+    panels = [(axes[0, 0], "Mixture", mixture_FL)]
+    for row, (name, channels) in enumerate(rows.items(), start=1):
+        panels += [(axes[row, n], f"{name}, channel {n + 1}", shown_FL) for n, shown_FL in enumerate(channels)]
+    for axis, name, shown_FL in panels:
+        image = show(axis, shown_FL, name, style)
+    return finished(figure, axes, image)
+
+
+def style_of(everything: Iterable[Spectrogram], seconds: float, sample_rate: int) -> dict[str, Any]:
+    """How all spectrograms of a picture are drawn: the loudest point of what is finite is the brightest."""
+    loudest = max(float(shown_FL.max(initial=-120, where=np.isfinite(shown_FL))) for shown_FL in everything)
+    extent = (0, seconds, 0, sample_rate / 2000)
+    drawn = {"origin": "lower", "aspect": "auto", "interpolation": "none", "extent": extent}
+    return drawn | {"cmap": "magma", "vmin": loudest - DYNAMIC_RANGE, "vmax": loudest}
+
+
+def show(axis: Axes, values_FL: Spectrogram, name: str, style: dict[str, Any]) -> Any:
+    """Draw a spectrogram under its name."""
+    axis.set_title(name.replace("$", r"\$"), loc="left", fontsize=10)
+    return axis.imshow(values_FL, **style)
+
+
+def finished(figure: Figure, axes: NDArray[Any], image: Any) -> Figure:
+    """The figure with its scales; axes without a spectrogram are hidden."""
     for axis in axes.flat:
         axis.set_visible(bool(axis.images))
     for axis in axes[:, 0]:
