@@ -129,7 +129,7 @@ class ClassFolderDataModule(LabelledDataModule):
 
     @property
     def title(self) -> str:
-        return self._name + ("" if self.fold is None else f" fold {self.fold}")
+        return self._name
 
     @property
     def contents(self) -> Contents:

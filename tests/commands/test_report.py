@@ -34,8 +34,8 @@ def test_report__writes_a_page_that_needs_nothing_else(
     write_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for fold in (1, 2):
-        write_run(f"random{fold}", 0.0, fold, label="random weights", weights="random", title=f"ESC-50 fold {fold}")
-        write_run(f"stage1-{fold}", 3.0, fold, title=f"ESC-50 fold {fold}", config=f"fold{fold}/config.yaml")
+        write_run(f"random{fold}", 0.0, fold, label="random weights", weights="random", title="ESC-50", fold=fold)
+        write_run(f"stage1-{fold}", 3.0, fold, title="ESC-50", fold=fold, config=f"fold{fold}/config.yaml")
     results = [made_up_results(2.0, seed, single_label=False, polyphony=True) for seed in range(3)]
     write_run("scenes", results=results, title="Soundscapes", method="FineTune")
     output = tmp_path / "report"

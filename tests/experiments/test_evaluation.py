@@ -116,7 +116,7 @@ def test_evaluation__every_row_runs_for_two_steps(run: Run, data_arguments: dict
     assert main(["fit", *files, *smoke, *more]) == 0
     record = read_record(Path("runs/row/one/results-test.json"))
     assert record.method == {"fine_tune": "FineTune", "linear_probe": "LinearProbe"}[run.method]
-    assert (record.data.title, record.data.num_classes) == run.title_and_classes
+    assert (record.data.title_and_fold, record.data.num_classes) == run.title_and_classes
     assert ("accuracy" in record.metrics) == (run.task in SINGLE_LABEL)
     # A probe without augmentation keeps tokens in one pass, and trains its heads without the trainer.
     assert record.step == (2 if run.method == "fine_tune" or run.task in AUGMENTED_PROBES else 0)

@@ -50,7 +50,9 @@ def write_retrieval(tmp_path: Path) -> Callable[..., Path]:
             "checkpoint": CheckpointFacts(label, "student", f"{label}.ckpt", label.encode().hex()),
         }
         names = [f"class_{number}" for number in range(5)]
-        record = make_record(results, names, "AudioSet-2M", "data_modules.AudioSetDataModule", {}, **(origin | changes))
+        record = make_record(
+            results, names, "AudioSet-2M", None, "data_modules.AudioSetDataModule", {}, **(origin | changes)
+        )
         return write_record(tmp_path / "runs" / name, record, score_arrays(results))
 
     return write

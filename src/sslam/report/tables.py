@@ -214,10 +214,10 @@ def build_table(runs: Sequence[Run]) -> Table:
     notes = []
     for row, run in zip(rows, runs, strict=True):
         record = run.record
-        place = row, Column(record.data.name, record.stage, QBE_MAP.key in record.metrics)
+        place = row, Column(record.data.title, record.stage, QBE_MAP.key in record.metrics)
         key = record.data.fold, record.seed
         if (older := chosen[place].pop(key, None)) is not None:
-            what = f"{row.method} of {row.name} on {record.data.title} ({record.stage}, seed {record.seed})"
+            what = f"{row.method} of {row.name} on {record.data.title_and_fold} ({record.stage}, seed {record.seed})"
             notes.append(f"{what} was evaluated more than once: {run.name} of {record.date} counts, not {older.name}.")
         chosen[place][key] = run
     cells = {place: Cell(tuple(by_key.values())) for place, by_key in chosen.items()}
@@ -246,7 +246,9 @@ def _rows(records: Sequence[EvaluationRecord]) -> list[Row]:
     for record in records:
         identity = record.checkpoint.identity
         files[record.checkpoint.label].add(identity)
-        experiments[record.method, identity, record.data.title, record.stage, record.seed].add(record.experiment)
+        experiments[record.method, identity, record.data.title_and_fold, record.stage, record.seed].add(
+            record.experiment
+        )
     split = {(method, identity) for (method, identity, *_), names in experiments.items() if len(names) > 1}
     rows = []
     for record in records:
