@@ -72,8 +72,8 @@ class LabelledDataModule(AudioDataModule):
         listing = take_stock(self.title_and_fold, split, table, self.max_missing_fraction, check_headers)
         if listing.missing:
             warnings.warn(
-                f"{self.title_and_fold} is incomplete: {listing.found} of the {listing.listed} {split} clips are there. "
-                "The others are left out.",
+                f"{self.title_and_fold} is incomplete: {listing.found} of the {listing.listed} {split} clips are "
+                "there. The others are left out.",
                 stacklevel=2,
             )
         self.listings[split] = listing

@@ -48,7 +48,7 @@ def metrics_of_weighted_clips(
     }
     if single_label:
         is_right_N = scores_NC.argmax(axis=1) == labels_NC.argmax(axis=1)
-        metrics["accuracy"] = _share(is_right_N @ weight_NB, weight_NB.sum(axis=0))
+        metrics["accuracy"] = mean_of_weighted(is_right_N, weight_NB)
     return metrics
 
 
@@ -122,6 +122,11 @@ def _lwlrap(scores_NC: NDArray[np.float32], labels_NC: NDArray[np.bool_], weight
     place_among_true_NC = rankdata(np.where(labels_NC, -scores_NC, np.inf), method="max", axis=1)
     precision_N = np.where(labels_NC, place_among_true_NC / place_NC, 0).sum(axis=1)
     return _share(precision_N @ weight_NB, labels_NC.sum(axis=1) @ weight_NB)
+
+
+def mean_of_weighted(value_N: NDArray[np.generic], weight_NB: NDArray[np.float32]) -> Array:
+    """Mean (B,) of what is known of each clip or class."""
+    return _share(value_N.astype(np.float64) @ weight_NB, weight_NB.sum(axis=0))
 
 
 def mean_of_defined(value_CB: Array) -> Array:
