@@ -57,6 +57,12 @@ def test_report__writes_a_page_that_needs_nothing_else(
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     for number in re.findall(r"\d+\.\d ± \d+\.\d", printed):
         assert number in page.text
+    intervals = re.findall(r"\[\d+\.\d, \d+\.\d\]", printed)
+    assert len(intervals) == 3  # of two numbers and their difference; the heads of the scenes have labels of their own
+    for interval in intervals:
+        assert interval in page.text
+    assert re.search(r"\+\d+\.\d \[\d+\.\d, \d+\.\d\] better", page.text)
+    assert "Published" not in page.text
     for word in ("2 folds", "3 heads", "ESC-50 fold 2", "fold2/config.yaml", "stage 1.ckpt", b"stage 1".hex()[:12]):
         assert word in page.text
     assert "400 of 400 listed clips found" in page.text

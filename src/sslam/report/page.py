@@ -68,7 +68,7 @@ def write_page(folder: Path, comparison: Comparison, problems: Sequence[str]) ->
         metrics=METRICS,
         Row=Row,
         explanation=EXPLANATION,
-        published=PUBLISHED,
+        published=PUBLISHED if any(comparison.published(*place) for place in table.places) else "",
         short_hash=SHORT_HASH,
         num_runs=sum(len(cell.runs) for cell in table.cells.values()),
         written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",
