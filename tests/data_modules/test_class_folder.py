@@ -282,6 +282,14 @@ def test_class_folder__groups_of_the_column_and_copies_join(write_table: Callabl
     assert all(len(of_day) == 1 for of_day in days.values())
     assert days[1] == days[9]
     assert len({folds[f"s{number}.wav"] for number in range(6)}) > 1
+    data.setup("test")
+    dataset: Any = data.test_set  # what is scored says its groups
+    groups = defaultdict(set)
+    for row, group in enumerate(dataset.groups.tolist()):
+        number = int(Path(dataset.path(row)).stem[1:])
+        groups[group].add(1 if number in (36, 37, 38, 39) else number // 4 if number >= 6 else f"alone {number}")
+    assert len(groups) < len(dataset)
+    assert all(len(of_group) == 1 for of_group in groups.values())
 
 
 def test_class_folder__folds_of_the_column_are_taken_as_they_are(write_table: Callable[..., Path]) -> None:

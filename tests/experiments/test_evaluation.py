@@ -10,7 +10,7 @@ import pytest
 
 from sslam.__main__ import main
 from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
-from sslam.report.published import published_numbers
+from sslam.report.published import published_rows
 from sslam.report.results import read_record
 from sslam.transforms import Augmentation
 from tests.experiments.conftest import (
@@ -153,11 +153,11 @@ FINE_TUNING = {
 CLIP_SECONDS = {1024: 10.0, 512: 5.0, 128: 1.0}
 
 
-def test_published_numbers__are_of_recipes_and_data_that_are_there() -> None:
+def test_published_rows__are_of_recipes_and_data_that_are_there() -> None:
     titles = {title.partition(" fold ")[0].removesuffix(", own test set") for title, _ in PARTS.values()}
     recipes = {row_of(task, method).name for task in tasks() for method in methods()}
-    assert {title for _, title in published_numbers()} <= titles
-    assert {recipe for recipe, _ in published_numbers()} <= recipes
+    assert {title for _, title in published_rows()} <= titles
+    assert {recipe for recipe, _ in published_rows()} <= recipes
 
 
 def published(method: str) -> list[Run]:

@@ -55,6 +55,13 @@ def test_write_record__scores_of_all_heads(tmp_path: Path) -> None:
         assert arrays["class_names"].tolist() == list("abcde")
 
 
+def test_score_arrays__have_the_recording_of_each_clip_where_it_is_known() -> None:
+    results = [made_up_results(2.0, clips=4)]
+    results = [results[0]._replace(index_N=np.array([0, 2, 3, 5]))]  # the others could not be read
+    assert "group" not in score_arrays(results)
+    assert score_arrays(results, np.array([7, 7, 8, 8, 9, 9]))["group"].tolist() == [7, 8, 8, 9]
+
+
 def test_write_record__replaces_an_earlier_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = [made_up_results(2.0)]
     path = write_record(tmp_path, made_up_record(results), score_arrays(results))

@@ -2,6 +2,7 @@
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -11,31 +12,25 @@ FILE = Path(__file__).with_name("published.yaml")
 
 
 @cache
-def published_numbers() -> dict[tuple[str, str], dict[str, float]]:
-    """Numbers by system, as the papers print them, of every recipe of `sslam evaluate` and title of its data."""
-    numbers: dict[tuple[str, str], dict[str, float]] = {}
+def published_rows() -> dict[tuple[str, str], dict[str, Any]]:
+    """Of every recipe of `sslam evaluate` and title of its data `numbers`, in per cent by system, and `whole`.
+
+    The latter are the numbers of folds and clips of a data set that has a fixed size.
+    """
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in yaml.safe_load(FILE.read_text(encoding="utf-8")):
-        for title, by_system in entry["numbers"].items():
-            assert (entry["recipe"], title) not in numbers, title
-            numbers[entry["recipe"], title] = by_system
-    return numbers
-
-
-@cache
-def number_of_folds() -> dict[str, int]:
-    """How many folds a published number is the mean of, by recipe, where there are some."""
-    return {
-        entry["recipe"]: entry["folds"]
-        for entry in yaml.safe_load(FILE.read_text(encoding="utf-8"))
-        if "folds" in entry
-    }
+        for title, numbers in entry["numbers"].items():
+            assert (entry["recipe"], title) not in rows, title
+            rows[entry["recipe"], title] = {"numbers": numbers, "whole": entry.get("whole")}
+    return rows
 
 
 def published_of(cell: Cell) -> str:
-    """`EAT 95.9, SSLAM 96.2`, or "" for a cell of another task, method, split, or of some folds only."""
-    recipes = {(run.record.experiment, run.record.data.title) for run in cell.runs}
-    (recipe, title), *others = recipes
-    is_whole = len(cell.folds) == number_of_folds().get(recipe, 0)
-    if others or not is_whole or cell.newest.stage != "test":
+    """`EAT 95.9, SSLAM 96.2`, or "" for a cell of another task, method or split, or of a part of the data."""
+    (recipe, *others) = {(run.record.experiment, run.record.data.title) for run in cell.runs}
+    row = published_rows().get(recipe)
+    if row is None or others or cell.newest.stage != "test":
         return ""
-    return ", ".join(f"{system} {number:g}" for system, number in published_numbers().get((recipe, title), {}).items())
+    if row["whole"] not in (None, {"folds": len(cell.folds), "clips": cell.counted("num_clips")}):
+        return ""
+    return ", ".join(f"{system} {number:g}" for system, number in row["numbers"].items())
