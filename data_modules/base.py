@@ -205,6 +205,8 @@ class AudioDataModule(pl.LightningDataModule):
     """Names of the labels' columns; empty for data without labels."""
     single_label = False
     """Whether a clip has exactly one class."""
+    fold: int | None = None
+    """Number of the part that is held out, of data that is divided into folds; tables have the mean over all folds."""
     variants: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Arguments that choose a part of the data, such as a fold, with the values that `sslam evaluate` runs through."""
 
@@ -250,8 +252,13 @@ class AudioDataModule(pl.LightningDataModule):
 
     @property
     def title(self) -> str:
-        """Name of the data in tables."""
+        """Name of the data in tables, whatever its fold."""
         return type(self).__name__
+
+    @property
+    def title_and_fold(self) -> str:
+        """`ESC-50 fold 1`, for messages."""
+        return self.title if self.fold is None else f"{self.title} fold {self.fold}"
 
     @property
     def training_groups(self) -> NDArray[np.int64] | None:
@@ -278,7 +285,7 @@ class AudioDataModule(pl.LightningDataModule):
                 dataset.require_readable()
         for split in STAGE_SPLITS[stage]:
             if split in self.listings:
-                rank_zero_info(f"{self.title}, {split}: {self.listings[split]}.")
+                rank_zero_info(f"{self.title_and_fold}, {split}: {self.listings[split]}.")
         trainer = self.trainer
         # Asked for here, where all processes are, and not where one of them meets a bad file.
         if trainer is not None and (folder := run_folder(trainer)) is not None:
@@ -326,6 +333,7 @@ class AudioDataModule(pl.LightningDataModule):
         splits = {split: asdict(listing) for split, listing in self.listings.items()}
         contents = {
             "title": self.title,
+            "fold": self.fold,
             "data_module": type(self).__name__,
             "single_label": self.single_label,
             "class_names": list(self.class_names),

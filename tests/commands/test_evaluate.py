@@ -228,7 +228,7 @@ def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
     root = Path("runs/evaluation/one")
     assert {"table.csv", "table.md", "index.html"} <= {path.name for path in root.iterdir()}
     record = json.loads((root / "esc50_linear_probe/SSLAM-fold2/results-test.json").read_text())
-    assert record["data"]["title"] == "ESC-50 fold 2"
+    assert (record["data"]["title"], record["data"]["fold"]) == ("ESC-50", 2)
     assert record["checkpoint"]["label"] == "SSLAM"
     assert record["checkpoint"]["sha256"]
     assert record["num_heads"] == 3
@@ -299,7 +299,9 @@ def test_evaluate__ones_own_classes_with_copies_and_broken_files(
     assert "[6/6] class_folder_linear_probe, last, fold 3: done" in said
     runs = [Path(f"runs/evaluation/one/class_folder_linear_probe/last-fold{fold}") for fold in (1, 2, 3)]
     records = [json.loads((run / "results-test.json").read_text()) for run in runs]
-    assert [record["data"]["title"] for record in records] == [f"my_folder fold {fold}" for fold in (1, 2, 3)]
+    assert [(record["data"]["title"], record["data"]["fold"]) for record in records] == [
+        ("my_folder", n) for n in (1, 2, 3)
+    ]
     assert sum(record["data"]["num_clips"] for record in records) == 21
     assert all("accuracy" in record["metrics"] for record in records)
     folds = [(run / "folds.csv").read_text() for run in runs]

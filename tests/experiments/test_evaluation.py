@@ -10,6 +10,7 @@ import pytest
 
 from sslam.__main__ import main
 from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
+from sslam.report.published import published_rows
 from sslam.report.results import read_record
 from sslam.transforms import Augmentation
 from tests.experiments.conftest import (
@@ -116,7 +117,7 @@ def test_evaluation__every_row_runs_for_two_steps(run: Run, data_arguments: dict
     assert main(["fit", *files, *smoke, *more]) == 0
     record = read_record(Path("runs/row/one/results-test.json"))
     assert record.method == {"fine_tune": "FineTune", "linear_probe": "LinearProbe"}[run.method]
-    assert (record.data.title, record.data.num_classes) == run.title_and_classes
+    assert (record.data.title_and_fold, record.data.num_classes) == run.title_and_classes
     assert ("accuracy" in record.metrics) == (run.task in SINGLE_LABEL)
     # A probe without augmentation keeps tokens in one pass, and trains its heads without the trainer.
     assert record.step == (2 if run.method == "fine_tune" or run.task in AUGMENTED_PROBES else 0)
@@ -150,6 +151,13 @@ FINE_TUNING = {
     **dict.fromkeys(POLYPHONIC, FineTuning(epochs=50)),
 }
 CLIP_SECONDS = {1024: 10.0, 512: 5.0, 128: 1.0}
+
+
+def test_published_rows__are_of_recipes_and_data_that_are_there() -> None:
+    titles = {title.partition(" fold ")[0].removesuffix(", own test set") for title, _ in PARTS.values()}
+    recipes = {row_of(task, method).name for task in tasks() for method in methods()}
+    assert {title for _, title in published_rows()} <= titles
+    assert {recipe for recipe, _ in published_rows()} <= recipes
 
 
 def published(method: str) -> list[Run]:

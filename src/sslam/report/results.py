@@ -49,7 +49,8 @@ class DataFacts:
     """Which data was scored.
 
     Args:
-        title: Name in tables; `ESC-50 fold 3` is the third fold of ESC-50.
+        title: Name in tables.
+        fold: Number of the part that was held out, where the data is divided into folds.
         class_path: Class path of the data module.
         splits: Counts of `training`, `validation` and `test`, as far as the run used them.
         num_clips: Number of clips that were scored; of retrieval, compared.
@@ -59,22 +60,26 @@ class DataFacts:
     """
 
     title: str
+    fold: int | None
     class_path: str
     splits: dict[str, SplitCounts]
     num_clips: int
     num_classes: int
     num_classes_with_support: int
 
-    @property
-    def name(self) -> str:
-        """The title without the fold."""
-        return re.sub(r" fold \d+$", "", self.title)
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_of_old_records(cls, facts: Any) -> Any:
+        """Records of version 0.1 say the fold in the title only: `ESC-50 fold 3`."""
+        if not isinstance(facts, dict) or "fold" in facts or not isinstance(title := facts.get("title"), str):
+            return facts
+        found = re.fullmatch(r"(.+) fold (\d+)", title)
+        return facts | ({"title": found[1], "fold": int(found[2])} if found else {"fold": None})
 
     @property
-    def fold(self) -> int | None:
-        """The fold in the title, if there is one."""
-        found = re.search(r" fold (\d+)$", self.title)
-        return int(found[1]) if found else None
+    def title_and_fold(self) -> str:
+        """`ESC-50 fold 3`, or the title alone where there are no folds."""
+        return self.title if self.fold is None else f"{self.title} fold {self.fold}"
 
 
 @dataclass(frozen=True, config=STRICT)

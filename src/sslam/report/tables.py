@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sslam.report.intervals import Interval
 from sslam.report.results import EvaluationRecord, Run, SplitCounts, deviation
 
 SHORT_HASH = 12
@@ -35,6 +36,20 @@ class Metric(NamedTuple):
         if math.isnan(value):
             return "–"
         return f"{100 * value:.1f}" if self.is_share else f"{value:.2f}".replace("inf", "∞")
+
+    def signed(self, value: float) -> str:
+        """A difference: `+3.1` for .031."""
+        text = self.number(abs(value))
+        return "–" if math.isnan(value) else ("−" if value < 0 else "+") + text
+
+    def bounds(self, interval: Interval) -> str:
+        """`[61.0, 67.1]`; "" where there is no interval."""
+        if math.isnan(interval.low):
+            return ""
+        return f"[{self._bound(interval.low)}, {self._bound(interval.high)}]"
+
+    def _bound(self, value: float) -> str:
+        return f"−{self.number(-value)}" if value < 0 else self.number(value)
 
 
 ACCURACY = Metric("accuracy", "accuracy", is_share=True)
@@ -173,9 +188,10 @@ class Table:
 
         return max(self.rows_of(method, column), key=number, default=None)
 
-    def is_best(self, row: Row, column: Column) -> bool:
-        """Whether a row is the best of several rows of its method in a column."""
-        return len(self.rows_of(row.method, column)) > 1 and self.best(row.method, column) == row
+    @property
+    def places(self) -> list[tuple[Row, Column]]:
+        """Rows and columns of the cells, row by row."""
+        return [(row, column) for row in self.rows for column in self.columns if (row, column) in self.cells]
 
     @property
     def names(self) -> list[str]:
@@ -214,10 +230,10 @@ def build_table(runs: Sequence[Run]) -> Table:
     notes = []
     for row, run in zip(rows, runs, strict=True):
         record = run.record
-        place = row, Column(record.data.name, record.stage, QBE_MAP.key in record.metrics)
+        place = row, Column(record.data.title, record.stage, QBE_MAP.key in record.metrics)
         key = record.data.fold, record.seed
         if (older := chosen[place].pop(key, None)) is not None:
-            what = f"{row.method} of {row.name} on {record.data.title} ({record.stage}, seed {record.seed})"
+            what = f"{row.method} of {row.name} on {record.data.title_and_fold} ({record.stage}, seed {record.seed})"
             notes.append(f"{what} was evaluated more than once: {run.name} of {record.date} counts, not {older.name}.")
         chosen[place][key] = run
     cells = {place: Cell(tuple(by_key.values())) for place, by_key in chosen.items()}
@@ -246,7 +262,9 @@ def _rows(records: Sequence[EvaluationRecord]) -> list[Row]:
     for record in records:
         identity = record.checkpoint.identity
         files[record.checkpoint.label].add(identity)
-        experiments[record.method, identity, record.data.title, record.stage, record.seed].add(record.experiment)
+        experiments[record.method, identity, record.data.title_and_fold, record.stage, record.seed].add(
+            record.experiment
+        )
     split = {(method, identity) for (method, identity, *_), names in experiments.items() if len(names) > 1}
     rows = []
     for record in records:
