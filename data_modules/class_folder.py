@@ -188,7 +188,9 @@ class ClassFolderDataModule(LabelledDataModule):
         if not self._length_is_given:
             self.clip_seconds = fitting_seconds([path for path, found in zip(paths, is_found, strict=True) if found])
         table = ClipTable(metadata, paths, is_found, label_matrix(rows, len(columns)))
-        return Contents(recordings, table, *self._find_folds(recordings, table))
+        folds_N, groups_N = self._find_folds(recordings, table)
+        has_groups = groups_N is not None and len(np.unique(groups_N)) < len(groups_N)
+        return Contents(recordings, replace(table, groups=groups_N if has_groups else None), folds_N, groups_N)
 
     def _find_single_label(self, recordings: Sequence[Recording]) -> bool:
         several = next((recording for recording in recordings if len(recording.labels) > 1), None)

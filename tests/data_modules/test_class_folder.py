@@ -281,6 +281,18 @@ def test_class_folder__groups_of_the_column_and_copies_join(write_table: Callabl
         days[number // 4].add(folds[f"s{number}.wav"])
     assert all(len(of_day) == 1 for of_day in days.values())
     assert days[1] == days[9]
+    # They stay together too where a probe holds some training clips out.
+    assert data.training_groups is not None
+    members = defaultdict(set)
+    for index, group in enumerate(data.training_groups.tolist()):
+        members[group].add(Path(data.train_set.path(index)).stem)  # type: ignore[union-attr]
+    joined = defaultdict(set)
+    for number in range(40):
+        if folds[f"s{number}.wav"] != data.fold:
+            joined[f"s{number}" if number < 6 else "day1" if number // 4 == 9 else f"day{number // 4}"].add(
+                f"s{number}"
+            )
+    assert sorted(map(sorted, members.values())) == sorted(map(sorted, joined.values()))
     assert len({folds[f"s{number}.wav"] for number in range(6)}) > 1
     data.setup("test")
     dataset: Any = data.test_set  # what is scored says its groups

@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from sslam.__main__ import main
 from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
+from sslam.networks.pooling import Pooling
 from sslam.report.published import published_rows
 from sslam.report.results import read_record
 from sslam.transforms import Augmentation
@@ -186,7 +187,9 @@ def config_of_run(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, Any
 
 def test_evaluation__the_published_tasks_are_there() -> None:
     assert {*tasks()} == {*FINE_TUNING, *NOT_PUBLISHED}
-    assert {*methods()} == {"fine_tune", "linear_probe", "query_by_example", "shallow_classifier"}
+    assert {*methods()} == {
+        *("fine_tune", "linear_probe", "best_readout_probe", "query_by_example", "shallow_classifier")
+    }
 
 
 @pytest.mark.parametrize("run", published("fine_tune"), ids=str)
@@ -253,6 +256,16 @@ def test_evaluation__other_linear_probes_keep_the_tokens_of_unchanged_clips(
     assert (model["drop_path"], data["training_augmentation"], trainer["max_epochs"]) == (0.0, False, 1)
     assert len(model["learning_rates"]) == 5
     assert len(model["seeds"]) == 3
+
+
+def test_evaluation__the_probe_of_the_best_readout_offers_every_pooling(capsys: pytest.CaptureFixture[str]) -> None:
+    model = config_of(capsys, "evaluation/methods/best_readout_probe.yaml")["model"]["init_args"]
+    assert [readout["pooling"] for readout in model["readouts"]] == [*get_args(Pooling)]
+    assert {readout["layers"] for readout in model["readouts"]} == {None}
+    published = config_of(capsys, "evaluation/methods/linear_probe.yaml")["model"]["init_args"]
+    assert (model["normalisation"], published["normalisation"]) == ("standardise", "layer_norm")
+    changed = {"readouts": None, "normalisation": None}
+    assert model | changed == published | changed
 
 
 def test_evaluation__every_file_is_a_row_or_a_recipe_of_our_own_and_every_recipe_is_used() -> None:

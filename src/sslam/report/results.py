@@ -156,6 +156,8 @@ class EvaluationRecord:
         by_polyphony: Scores by ascending degree; empty where onsets are not known.
         confusion: For one label per clip: rows true classes, columns classes found, in clips, summed over the heads.
         learning_rate: Highest learning rate that was used.
+        readout: What was read of the encoder; of a probe that was given several, the one that it chose.
+        warnings: What a reader should know of the training, such as a learning rate at the edge of its grid.
         num_heads: Classifiers that were trained with different seeds and evaluated on the same clips.
         config: File with everything the run was given.
         git_commit: Commit of the code.
@@ -181,6 +183,8 @@ class EvaluationRecord:
     confusion: list[list[int]] | None
     learning_rate: float | None = None
     num_heads: int = 1
+    readout: str | None = None
+    warnings: list[str] = field(default_factory=list)
     config: str | None = None
     git_commit: str | None = None
     version: str = sslam.__version__

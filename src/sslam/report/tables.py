@@ -134,6 +134,15 @@ class Cell:
         over = "1 run" if math.isnan(spread) else f"{self.newest.num_heads} heads"
         return Value(numbers[0], spread, f"fold {self.folds[0]}, {over}" if self.folds else over)
 
+    @property
+    def warnings(self) -> dict[str, list[int]]:
+        """What the runs warn of, each thing once, with the folds that it is about."""
+        folds: dict[str, list[int]] = {}
+        for fold, records in self.by_fold.items():
+            for warning in dict.fromkeys(text for record in records for text in record.warnings):
+                folds.setdefault(warning, []).extend([] if fold is None else [fold])
+        return folds
+
     def counted(self, count: str) -> int:
         """Sum over the folds of `num_clips`, or of a count of the split that was scored."""
         firsts = [records[0] for records in self.by_fold.values()]
@@ -290,6 +299,9 @@ def _differences(table: Table, column: Column) -> list[str]:
             notes.append(f"{column.name}: the rows rest on different {what} ({of_rows}). Compare them with care.")
             break  # other folds have other clips
     for row, cell in cells.items():
+        for warning, folds in cell.warnings.items():
+            where = f" (fold {', '.join(map(str, folds))})" if folds else ""
+            notes.append(f"{column.name}: {row.method} of {row.name}{where}: {warning}")
         gathered = sorted({run.record.experiment for run in cell.runs})
         if len(gathered) > 1:
             notes.append(f"{column.name}: {row.method} of {row.name} gathers the experiments {', '.join(gathered)}.")
