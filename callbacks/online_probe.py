@@ -81,8 +81,11 @@ class OnlineProbe(pl.Callback):
                 f"OnlineProbe needs labelled clips, and {type(self.data).__name__} has no classes. Give it labelled "
                 "data, such as data_modules.ESC50DataModule or data_modules.ClassFolderDataModule."
             )
-        with isolate_rng():
-            self.data.setup("fit")
+        try:
+            with isolate_rng():
+                self.data.setup("fit")
+        except ValueError as error:  # which takes it for the run's own data
+            raise ValueError(f"The data of OnlineProbe in trainer.callbacks: {error}") from error
         if getattr(self.data, "train_set", None) is None:
             raise ValueError(f"{type(self.data).__name__} has no training clips to probe with. Give it some.")
         self.readout.width(self.encoder_of(pl_module))

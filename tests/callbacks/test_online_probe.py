@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from callbacks import LossCurves, OnlineProbe
 from callbacks.probed_clips import ProbedClips
+from data_modules import ESC50DataModule
 from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives, Stage
 from sslam.metrics.embedding_probe import probe_embeddings
@@ -205,6 +206,8 @@ class OneClass(TonesData):
 def test_online_probe__what_it_cannot_probe_is_refused(clips: Any, fit: Any) -> None:
     with pytest.raises(ValueError, match="needs labelled clips, and Unlabelled has no classes. Give it labelled data"):
         fit(make_sslam(), clips, [probe(data=Unlabelled())])
+    with pytest.raises(ValueError, match="The data of OnlineProbe in trainer.callbacks: ESC-50 folder 'none' does not"):
+        fit(make_sslam(), clips, [probe(data=ESC50DataModule("none"))])
     with pytest.raises(ValueError, match="needs two classes at least, and its 8 clips have 1"):
         fit(make_sslam(), clips, [probe(data=OneClass())])
     with pytest.raises(ValueError, match="num_folds is 9, and the 24 clips of the probe make 8 folds at most"):
