@@ -3,6 +3,7 @@
 from callbacks.collapse_monitor import CollapseMonitor
 from callbacks.evaluation_results import EvaluationResults
 from callbacks.loss_curves import LossCurves
+from callbacks.online_probe import OnlineProbe
 from callbacks.pretraining_picture import PretrainingPicture
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.separation_picture import SeparationPicture
@@ -14,6 +15,7 @@ __all__ = [
     "CollapseMonitor",
     "EvaluationResults",
     "LossCurves",
+    "OnlineProbe",
     "PretrainingPicture",
     "RetrievalEvaluation",
     "SeparationPicture",
