@@ -69,7 +69,9 @@ def export(options: argparse.Namespace) -> int:
         check_login(options.push)
     source = read_source(options.model, options.weights, options.results, options.user_classes)
     licence = Licence(options.license, licence_text)
-    files = write_folder(source, options.folder, licence, options.format, options.onnx, options.push)
+    files = write_folder(
+        source, options.folder, licence, options.format, options.onnx, options.push, options.user_classes
+    )
     sys.stdout.write("".join(f"written: {file}\n" for file in files))
     if options.push:
         sys.stdout.write(f"uploaded: {push(options.folder, options.push, options.private)}\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from sslam.atomic_write import write_whole
-from sslam.checkpoints import hub_layout
+from sslam.checkpoints import UserClasses, hub_layout
 from sslam.checkpoints.architecture import statement
 from sslam.checkpoints.loading import Checkpoint, file_sha256
 from sslam.checkpoints.writing import stated, write_hub, write_separator, write_sslam
@@ -26,6 +26,7 @@ def write_folder(
     layout: Literal["sslam", "hub"] = "sslam",
     with_onnx: bool = False,
     repository: str | None = None,
+    user_classes: UserClasses = (),
 ) -> list[Path]:
     """Write weights, configuration and model card, all of them or nothing.
 
@@ -36,6 +37,7 @@ def write_folder(
         layout: Names of the tensors: ours, or those of EAT and SSLAM on the Hub.
         with_onnx: Write ``model.onnx`` besides, which needs the packages of the extra ``onnx``.
         repository: ``owner/name`` of the Hub, under which the card says that it is loaded; by default the folder.
+        user_classes: See :func:`~sslam.checkpoints.read_checkpoint`.
 
     Returns:
         The files.
@@ -48,7 +50,7 @@ def write_folder(
     partial.mkdir()
     try:
         _write_weights(source, partial, licence, layout)
-        onnx = _write_onnx(source, partial) if with_onnx else ()
+        onnx = _write_onnx(source, partial, user_classes) if with_onnx else ()
         write_licence(partial, licence)
         hashes = {file.name: file_sha256(file) for file in sorted(partial.iterdir())}
         address = f"hf://{repository}" if repository else folder.name
@@ -57,6 +59,8 @@ def write_folder(
             Written(hashes, layout == "hub", onnx),
         )  # fmt: skip
         write_whole(partial / CARD, lambda file: file.write_text(card, encoding="utf-8"))
+        for file in partial.iterdir():
+            file.chmod((partial / CARD).stat().st_mode)  # safetensors writes for the owner alone
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -79,9 +83,9 @@ def _write_weights(source: Source, folder: Path, licence: Licence, layout: Liter
     write_whole(folder / hub_layout.CONFIG, lambda file: file.write_text(config, encoding="utf-8"))
 
 
-def _write_onnx(source: Source, folder: Path) -> tuple[str, ...]:
+def _write_onnx(source: Source, folder: Path, user_classes: UserClasses) -> tuple[str, ...]:
     if not isinstance(source.checkpoint, Checkpoint):
         raise UsageError("--onnx is for encoders, and this is a separator. Leave it out.")
     from sslam.exporting.onnx_graph import write_onnx
 
-    return write_onnx(source.checkpoint, folder / ONNX)
+    return write_onnx(folder / WEIGHTS, folder / ONNX, user_classes)
