@@ -23,7 +23,15 @@ def test_audioset_class_names__are_all_of_the_official_list() -> None:
     names = audioset_class_names()
     assert len(names) == len(set(names)) == 527
     # Published examples of the order, from the paper's pages and the names that data sets built on it use.
-    known = {0: "Speech", 1: "Male speech, man speaking", 16: "Laughter", 72: "Animal", 74: "Dog", 137: "Music", 300: "Vehicle"}
+    known = {
+        0: "Speech",
+        1: "Male speech, man speaking",
+        16: "Laughter",
+        72: "Animal",
+        74: "Dog",
+        137: "Music",
+        300: "Vehicle",
+    }
     known |= {345: "Dental drill, dentist's drill", 500: "Silence", 513: "Noise", 526: "Field recording"}
     assert {index: names[index] for index in known} == known
     with CSV.open(encoding="utf-8", newline="") as stream:
@@ -34,9 +42,7 @@ def test_audioset_class_names__are_all_of_the_official_list() -> None:
     assert (rows[0]["mid"], rows[137]["mid"], rows[526]["mid"]) == ("/m/09x0r", "/m/04rlf", "/m/07hvw1")
 
 
-def test_audioset_class_names__the_file_is_one_that_the_data_module_reads(
-    tmp_path: Path
-) -> None:
+def test_audioset_class_names__the_file_is_one_that_the_data_module_reads(tmp_path: Path) -> None:
     """The form is the official one: the data module takes it in the place of AudioSet's own."""
     root = write_audioset(tmp_path)
     (root / "class_labels_indices.csv").write_bytes(CSV.read_bytes())

@@ -61,7 +61,9 @@ def test_card__tells_data_recipe_and_steps_of_the_run(run: Path, export: Export,
     assert "None were recorded." in card
 
 
-def test_card__has_no_blank_where_nothing_is_known(checkpoints: dict[str, Path], export: Export, tmp_path: Path) -> None:
+def test_card__has_no_blank_where_nothing_is_known(
+    checkpoints: dict[str, Path], export: Export, tmp_path: Path
+) -> None:
     for kind, checkpoint in checkpoints.items():
         assert export(checkpoint, tmp_path / kind) == (0, "")
         card = card_of(tmp_path / kind)
@@ -79,8 +81,9 @@ def test_card__shows_results_of_these_weights_with_their_spread(
 ) -> None:
     sha256 = file_sha256(checkpoints["pre_trained"])
     for fold in (1, 2):
-        write_run(f"own{fold}", 3.0, fold, label="mine", sha256=sha256, title=f"ESC-50 fold {fold}")
-        write_run(f"random{fold}", 0.0, fold, label="random weights", weights="random", sha256=sha256, title=f"ESC-50 fold {fold}")  # fmt: skip
+        same = {"sha256": sha256, "title": f"ESC-50 fold {fold}"}
+        write_run(f"own{fold}", 3.0, fold, label="mine", **same)
+        write_run(f"random{fold}", 0.0, fold, label="random weights", weights="random", **same)
     write_run("other", 1.0, label="another model")
     assert export(checkpoints["pre_trained"], tmp_path / "model", "--results", tmp_path / "runs") == (0, "")
     results = card_of(tmp_path / "model").partition("## Results")[2].partition("## Licence")[0]

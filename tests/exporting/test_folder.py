@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file
@@ -105,11 +106,7 @@ def test_export__states_front_end_and_classes(checkpoints: dict[str, Path], expo
     assert (embedder.frontend.mean, embedder.frontend.std, embedder.num_classes) == (-5.0, 3.0, 4)
 
 
-def test_export__a_fine_tuned_one_tags_with_words(
-    checkpoints: dict[str, Path], export: Export, tmp_path: Path
-) -> None:
-    import soundfile
-
+def test_export__a_fine_tuned_one_tags_with_words(checkpoints: dict[str, Path], export: Export, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", WAVEFORM, 16_000)
     assert export(checkpoints["fine_tuned"], tmp_path / "model") == (0, "")
     args = [tmp_path / "a.wav", "--checkpoint", tmp_path / "model", "--output", tmp_path / "tags.csv", "--tags", 4]

@@ -32,7 +32,9 @@ def test_onnx__any_batch_and_length(kind: str, checkpoints: dict[str, Path], exp
     assert export(checkpoints[kind], tmp_path / "model", "--onnx") == (0, "")
     path = tmp_path / "model/model.onnx"
     onnx.checker.check_model(path, full_check=True)
-    assert {initializer.data_location for initializer in onnx.load(path).graph.initializer} == {onnx.TensorProto.DEFAULT}
+    assert {initializer.data_location for initializer in onnx.load(path).graph.initializer} == {
+        onnx.TensorProto.DEFAULT
+    }
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     embedder = AudioEmbedder.from_checkpoint(checkpoints[kind], device="cpu")
     for num_samples in (1_350, 16_000, 53_127):

@@ -58,7 +58,9 @@ def test_push__without_a_login_is_one_line_and_writes_nothing(
     checkpoints: dict[str, Path], export: Export, tmp_path: Path, hub: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    said = "sslam export: You are not logged in to the Hub. Log in with hf auth login or HF_TOKEN, or leave --push out.\n"
+    said = (
+        "sslam export: You are not logged in to the Hub. Log in with hf auth login or HF_TOKEN, or leave --push out.\n"
+    )
     assert export(checkpoints["pre_trained"], tmp_path / "model", "--push", "me/mine") == (2, said)
     assert list(tmp_path.iterdir()) == []
     assert hub.calls == []
@@ -85,4 +87,6 @@ def test_push__other_names_are_refused(
 
 
 def test_private__needs_push(checkpoints: dict[str, Path], export: Export, tmp_path: Path) -> None:
-    assert "--private is of the repository of --push" in export(checkpoints["pre_trained"], tmp_path / "m", "--private")[1]
+    assert (
+        "--private is of the repository of --push" in export(checkpoints["pre_trained"], tmp_path / "m", "--private")[1]
+    )

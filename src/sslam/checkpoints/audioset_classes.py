@@ -1,7 +1,7 @@
 """The 527 classes of AudioSet in the order of its ``class_labels_indices.csv``, which published classifiers have.
 
-``audioset_classes.csv`` beside this file is that list: AudioSet, Gemmeke et al., ICASSP 2017, by Google, under the licence
-CC BY 4.0 (creativecommons.org/licenses/by/4.0).
+``audioset_classes.csv`` beside this file is that list: AudioSet, Gemmeke et al., ICASSP 2017, by Google, under the
+licence CC BY 4.0 (creativecommons.org/licenses/by/4.0).
 """
 
 import csv

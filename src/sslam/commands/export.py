@@ -21,7 +21,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("model", metavar="RUN_OR_CHECKPOINT", help=f"a run's folder, or a checkpoint: {WEIGHTS_AT}")
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="new folder to write")
-    parser.add_argument("--license", metavar="ID", help="licence of the weights, such as cc-by-4.0; there is no default")
+    parser.add_argument(
+        "--license", metavar="ID", help="licence of the weights, such as cc-by-4.0; there is no default"
+    )
     parser.add_argument("--license_file", type=Path, metavar="FILE", help="its text, copied as LICENSE")
     parser.add_argument(
         "--results",

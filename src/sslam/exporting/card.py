@@ -87,7 +87,6 @@ def model_card(source: Source, name: str, address: str, licence: Licence, writte
     networks = stated_networks(source)
     frontend = networks["frontend"].build() if "frontend" in networks else None
     table: Table | None = build_table(source.results) if source.results else None
-    is_encoder = isinstance(checkpoint, Checkpoint)
     return environment.get_template("card.md").render(
         name=name,
         address=address,
@@ -96,10 +95,12 @@ def model_card(source: Source, name: str, address: str, licence: Licence, writte
         head=yaml.safe_dump(_head(kind, licence), sort_keys=False).strip(),
         licence=licence,
         licence_name=LICENCES[licence.identifier],
-        networks={role: (network.network_class.__name__, in_words(network.arguments)) for role, network in networks.items()},
+        networks={
+            role: (network.network_class.__name__, in_words(network.arguments)) for role, network in networks.items()
+        },
         parameters=sum(tensor.numel() for tensor in checkpoint.tensors.values()),
-        class_names=checkpoint.class_names if is_encoder else [],
-        num_classes=checkpoint.num_classes if is_encoder else 0,
+        class_names=checkpoint.class_names if isinstance(checkpoint, Checkpoint) else [],
+        num_classes=checkpoint.num_classes if isinstance(checkpoint, Checkpoint) else 0,
         sample_rate=frontend.sample_rate if frontend else checkpoint.build().sample_rate,  # type: ignore[union-attr]
         frontend=frontend,
         data=source.data,

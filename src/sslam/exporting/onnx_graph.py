@@ -81,8 +81,8 @@ def write_onnx(weights: Path, path: Path, user_classes: UserClasses = ()) -> tup
             "allowed). Leave --onnx out."
         )
     described = [
-        f"`waveform`: float32 (clips, samples), mono at {embedder.sample_rate} Hz in [-1, 1], any number of clips of one "
-        f"length, {frontend.window_length} to {longest} samples. The front end is part of the graph.",
+        f"`waveform`: float32 (clips, samples), mono at {embedder.sample_rate} Hz in [-1, 1], any number of clips of "
+        f"one length, {frontend.window_length} to {longest} samples. The front end is part of the graph.",
         f"`tokens`: (clips, 1 + patches, {encoder.width}): one for the whole clip, then the patches, column by column.",
         f"`embedding`: (clips, {encoder.width}): the first token, as `embedder(waveform).clip` gives it.",
         f"`probabilities`: (clips, {embedder.num_classes}), in the order of the classes.",
@@ -92,7 +92,7 @@ def write_onnx(weights: Path, path: Path, user_classes: UserClasses = ()) -> tup
 
 @torch.no_grad()
 def largest_difference(path: Path, embedder: AudioEmbedder) -> float:
-    """Between onnxruntime and the embedder, for noise of several lengths and numbers of clips; nan if one is not finite."""
+    """Between onnxruntime and the embedder, for noise of several lengths and numbers of clips; nan if not finite."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -20,7 +20,9 @@ def check_login(repository: str) -> None:
     import huggingface_hub
 
     if huggingface_hub.get_token() is None:
-        raise UsageError("You are not logged in to the Hub. Log in with hf auth login or HF_TOKEN, or leave --push out.")
+        raise UsageError(
+            "You are not logged in to the Hub. Log in with hf auth login or HF_TOKEN, or leave --push out."
+        )
 
 
 def push(folder: Path, repository: str, private: bool = False) -> str:
@@ -43,7 +45,9 @@ def push(folder: Path, repository: str, private: bool = False) -> str:
     api = huggingface_hub.HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model written by sslam export")
+        commit = api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Model written by sslam export"
+        )
     except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, OSError) as error:
         reason = printable(str(error).strip().partition("\n")[0])
         raise UsageError(

@@ -81,7 +81,9 @@ class Frontend(Rebuildable):
         Raises:
             UsageError: If this front end has no such form.
         """
-        raise UsageError(f"{type(self).__name__} has no for_export, so it cannot become part of a graph. Leave --onnx out.")
+        raise UsageError(
+            f"{type(self).__name__} has no for_export, so it cannot become part of a graph. Leave --onnx out."
+        )
 
     def mel_banks(self, low_frequency: float, high_frequency: float) -> Tensor:
         """Weights (K, F) of Kaldi's triangles between two frequencies in Hz; 0 stands for half the sample rate."""

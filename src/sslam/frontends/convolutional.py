@@ -1,7 +1,7 @@
-"""Spectra of all windows of a waveform as one convolution. Shape letters: B clips, T samples, L frames, K frequency bins.
+"""Spectra of all windows of a waveform as one convolution.
 
-Everything up to the spectrum is linear in the samples of a window, so its response to each of them alone, in float64, is
-the convolution's weight.
+Everything up to the spectrum is linear in the samples of a window, so its response to each of them alone, in float64,
+is the convolution's weight. Shape letters: B clips, T samples, L frames, K frequency bins, W samples of a window.
 """
 
 from collections.abc import Callable
