@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sslam.checkpoints import UserClasses
 from sslam.embedding import AudioEmbedder
 from sslam.errors import UsageError
-from sslam.networks.pooling import pool_tokens
+from sslam.networks.readout import encode
 
 TOLERANCE = 1e-4
 CHECKED_SECONDS = (0.4, 1.0, 2.3)
@@ -37,12 +37,13 @@ class EncoderGraph(nn.Module):
         self.output_names = ["tokens", "embedding", *(["probabilities"] if self.head else [])]
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
-        tokens_BPD = self.encoder(self.frontend(waveform))
-        outputs = (tokens_BPD, pool_tokens(tokens_BPD, "cls"))
-        if self.head is None or self.embedder.classifier is None:
-            return outputs
-        logits_BC = self.head(pool_tokens(tokens_BPD, self.embedder.classifier.pooling))
-        return (*outputs, self.embedder.probabilities(logits_BC))
+        classifier = self.embedder.classifier
+        readouts = [self.embedder.readout, *([classifier.readout] if classifier else [])]
+        tokens_BPD, of_layer = encode(self.encoder, self.frontend(waveform), readouts)
+        vectors = [readout.of_tokens(self.encoder, tokens_BPD, of_layer) for readout in readouts]
+        if self.head is None:
+            return tokens_BPD, vectors[0]
+        return tokens_BPD, vectors[0], self.embedder.probabilities(self.head(vectors[1]))
 
 
 def write_onnx(weights: Path, path: Path, user_classes: UserClasses = ()) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
 from sslam.frontends import Frontend
 from sslam.losses import cls_loss, masked_latent_loss, source_retention_target
 from sslam.methods.method import Method, require_same_mel_bins
-from sslam.metrics import LossMeans, Moments
+from sslam.metrics import LossMeans, Moments, PositionMeans
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.optim import add_epsilon_before_correction, parameter_groups
 from sslam.rebuildable import Rebuildable
@@ -36,13 +36,17 @@ from sslam.transforms import (
 
 
 class PretrainingLosses(NamedTuple):
-    """The three terms, whose sum is minimised, and the moments of targets and predictions at masked patches."""
+    """The three terms, whose sum is minimised, and the moments of targets and predictions at masked patches.
+
+    ``targets`` are all by their kind (B, P, D), with the weights of their errors in the patch loss (B, P), if any.
+    """
 
     patch: Tensor
     cls: Tensor
     source_retention: Tensor
     target_moments: Moments
     prediction_moments: Moments
+    targets: dict[str, tuple[Tensor, Tensor | None]]
 
     @property
     def total(self) -> Tensor:
@@ -141,6 +145,7 @@ class SSLAM(Method):
         self.weights_to_start_from = initial_checkpoint
         self.restored_step = 0
         self.mean_losses = LossMeans(("loss", "patch_loss", "cls_loss", "source_retention_loss"))
+        self.position_means = PositionMeans()
         if compile_blocks:
             self.student.compile_blocks()
             self.teacher.encoder.compile_blocks()
@@ -153,6 +158,12 @@ class SSLAM(Method):
         masks = self.draw_masks(features_BLF, stage.num_clones, random)
         patch_sum = cls_sum = source_retention_sum = features_BLF.new_zeros(())
         compared: list[tuple[Tensor, Tensor]] = []  # predictions and their targets
+        targets: dict[str, tuple[Tensor, Tensor | None]] = {}
+        # Every mask hides the same number of patches, so these are means at any batch size and under accumulation. The
+        # source retention loss is divided by all masked tokens as well, although it has those of the mixtures only.
+        num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
+        num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
+        hidden_times_BP = masks.masked.sum(dim=1)
         if objectives.uses_clips or objectives.source_retention:
             clip_targets = self.teach(features_BLF, stage)
         if objectives.uses_clips:
@@ -161,6 +172,7 @@ class SSLAM(Method):
             patch_sum = objectives.unmixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
             cls_sum = objectives.unmixed * cls_loss(cls_BKD, clip_targets.cls_BPD).sum()
             compared.append((prediction_BKPD, target_BPD))
+            targets["clip"] = (target_BPD, objectives.unmixed / num_masked_tokens * hidden_times_BP)
         if objectives.uses_mixtures:
             mixture = self.mixing(features_BLF, self.student.patch_size, random.cpu)
             # A mixture is masked like the clip it was made from.
@@ -171,23 +183,21 @@ class SSLAM(Method):
                 patch_sum = patch_sum + objectives.mixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 cls_sum = cls_sum + objectives.mixed * cls_loss(cls_BKD, mixture_targets.cls_BPD).sum()
                 compared.append((prediction_BKPD, target_BPD))
+                targets["mixture"] = (target_BPD, objectives.mixed / num_masked_tokens * hidden_times_BP)
             if objectives.source_retention:
                 target_BPD = self.retain_sources(clip_targets, mixture)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
+                targets["sources"] = (target_BPD, None)
                 if not objectives.mixed:
                     compared.append((prediction_BKPD, target_BPD))
-        # Every mask hides the same number of patches, so these are means at any batch size and under accumulation. The
-        # source retention loss is divided by all masked tokens as well, although it has those of the mixtures only.
-        num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
-        num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
-        hidden_times_BP = masks.masked.sum(dim=1)
         return PretrainingLosses(
             patch=patch_sum / num_masked_tokens,
             cls=self.cls_loss_weight * cls_sum / num_rows,
             source_retention=source_retention_sum / num_masked_tokens,
             target_moments=reduce(operator.add, (Moments.of(target, hidden_times_BP) for _, target in compared)),
             prediction_moments=reduce(operator.add, (Moments.of(predicted, masks.masked) for predicted, _ in compared)),
+            targets=targets,
         )
 
     def draw_masks(self, features_BLF: Tensor, num_clones: int, random: RandomSource) -> Masks:
@@ -239,10 +249,16 @@ class SSLAM(Method):
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.by_name(stage.objectives).items()})
         self.log("train/target_std", losses.target_moments.standard_deviation())
         self.log("train/prediction_std", losses.prediction_moments.standard_deviation())
+        # A falling loss is no evidence: the place of a patch alone may explain most of its target.
+        patch_losses = self.position_means.compare(losses.patch, losses.targets)
+        if patch_losses is not None:
+            self.log("train/patch_loss_above_position", patch_losses.above_position())
+            self.log("train/position_share", patch_losses.position_share())
         return {
             "loss": losses.total,
             "target_moments": losses.target_moments,
             "prediction_moments": losses.prediction_moments,
+            "patch_losses": patch_losses,
         }
 
     def learning_rate_at(self, step: int, peak: float) -> float:
@@ -316,6 +332,11 @@ class SSLAM(Method):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning restores its own counter in a fit only.
         self.restored_step = checkpoint["global_step"]
+        self.position_means.load_state_dict(checkpoint.get("position_means", {}))  # earlier checkpoints have none
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["position_means"] = self.position_means.state_dict()  # not among the weights
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 
