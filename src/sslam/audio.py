@@ -1,4 +1,4 @@
-"""One reader for wav, flac, mp3 and ogg files: mono float32 at the rate the networks take, or files as they are.
+"""One reader for wav, flac, mp3, ogg and opus files, and others with FFmpeg: mono float32 at the rate the networks take, or files as they are.
 
 Shape letters: T samples, C channels.
 """
@@ -16,12 +16,13 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from sslam.audio_ffmpeg import FFMPEG_EXTENSIONS, DecodedFile, FFmpegError, open_with_ffmpeg
 from sslam.decoder_notes import decoder_notes
 
 Waveform = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000  # Hz; every batch of the suite
-AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
+AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", *FFMPEG_EXTENSIONS)
 
 MIN_SECONDS = 0.025  # one window of the front end; anything shorter has no frame
 MIN_PEAK = 1e-6  # -120 dBFS, below the least significant bit of 16-bit audio (-90 dBFS)
@@ -159,8 +160,13 @@ def decode_whole_file(path: str | Path) -> WholeFile:
     return WholeFile(np.ascontiguousarray(np.atleast_2d(frames.T)), rate, problem)
 
 
-def _open(path: str) -> tuple[soundfile.SoundFile, list[str]]:
+def _open(path: str) -> tuple[soundfile.SoundFile | DecodedFile, list[str]]:
     """The open file, and what its decoder says of it."""
+    if path.lower().endswith(FFMPEG_EXTENSIONS):
+        try:
+            return open_with_ffmpeg(path), []
+        except FFmpegError as error:
+            raise AudioFileError(path, str(error)) from error
     try:
         with decoder_notes() as notes:
             file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
@@ -183,7 +189,7 @@ def _open(path: str) -> tuple[soundfile.SoundFile, list[str]]:
 
 
 def _read_frames(
-    path: str, file: soundfile.SoundFile, notes: Sequence[str], start: int, wanted: int
+    path: str, file: soundfile.SoundFile | DecodedFile, notes: Sequence[str], start: int, wanted: int
 ) -> tuple[NDArray[Any], FileProblem | None]:
     """Frames (T,) or (T, C) from `start` on; where the file breaks off before, as many from its beginning.
 
@@ -214,7 +220,7 @@ def _read_frames(
     return frames, problem
 
 
-def _lost_wav_frames(file: soundfile.SoundFile) -> int:
+def _lost_wav_frames(file: soundfile.SoundFile | DecodedFile) -> int:
     """Frames that a wav header promises beyond the end of the file; libsndfile corrects its count silently."""
     if file.format not in ("WAV", "WAVEX") or not (sizes := _WAV_DATA_SIZE.search(file.extra_info)):
         return 0
