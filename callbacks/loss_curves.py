@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from callbacks.run_picture import as_warning
 from sslam.run_folder import required_run_folder
 
 PRETRAINING_PANELS = {
@@ -83,9 +84,10 @@ class LossCurves(pl.Callback):
     def _draw(self, trainer: pl.Trainer) -> None:
         is_known = any(not np.isnan(series).all() for series in self.values.values())
         if trainer.is_global_zero and self.steps and is_known:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            figure = draw_curves(self.panels, self.steps, self.values, self._stage_ends)
-            figure.savefig(self._folder / "loss_curves.png", dpi=110)
+            with as_warning("The picture of the loss curves"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                figure = draw_curves(self.panels, self.steps, self.values, self._stage_ends)
+                figure.savefig(self._folder / "loss_curves.png", dpi=110)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values, "stride": self.stride}

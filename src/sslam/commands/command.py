@@ -89,12 +89,20 @@ def new_run_id() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def check_output(output: Path, overwrite: bool) -> None:
+def check_output(output: Path, overwrite: bool, is_folder: bool = False) -> None:
     """Refuse an output file that would take the place of another one, or that nobody has made a folder for.
+
+    Args:
+        output: The file.
+        overwrite: Whether a file of this name is replaced; a device, a pipe or a folder never is.
+        is_folder: Whether it is a folder instead.
 
     Raises:
         UsageError: With the remedy.
     """
+    if output.exists() and not (output.is_dir() if is_folder else output.is_file()):
+        kind = "folder" if is_folder else "regular file"
+        raise UsageError(f"{output} exists and is no {kind}, and only such a one is replaced. Choose another name.")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists already. Choose another name or add --overwrite.")
     if not output.parent.is_dir():
