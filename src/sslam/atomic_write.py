@@ -34,6 +34,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         partial.unlink(missing_ok=True)
 
 
+def torch_save(values: object, path: Path) -> None:
+    """``torch.save`` through a stream of Python's, which says why it cannot write; for :func:`write_whole`."""
+    import torch  # takes seconds, which other writers need not wait for
+
+    with path.open("wb") as stream:
+        torch.save(values, stream)
+
+
 def _of_the_disk(error: BaseException, path: Path) -> OSError | None:
     """The disk's complaint in an error of torch.save, which hides it, or of safetensors, which quotes it."""
     if isinstance(error.__context__, OSError):

@@ -4,6 +4,7 @@ YAML files name methods, data modules and callbacks; what is particular to a met
 """
 
 import logging
+import math
 import shlex
 import signal
 import sys
@@ -106,9 +107,7 @@ class SSLAMCommandLine(LightningCLI):
         self.args = list(args)
         # Without Lightning's warning that the process has arguments too: they are these.
         self.config = parser.parse_args(args)
-        accumulated = self.config[self.config.subcommand].trainer.accumulate_grad_batches
-        if accumulated < 1:
-            raise UsageError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulated}.")
+        check_trainer_options(self.config.subcommand, self.config[self.config.subcommand].trainer)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyper-parameters replace the config's here.
@@ -220,6 +219,25 @@ class SSLAMCommandLine(LightningCLI):
         if self.trainer.is_global_zero:
             path = unused(self.run_folder.path / f"{name}.yaml")
             path.write_text(yaml.safe_dump([dict(result) for result in results]), encoding="utf-8")
+
+
+def check_trainer_options(subcommand: str, trainer: Namespace) -> None:
+    """Refuses what Lightning takes without a word and does not mean what it says.
+
+    Raises:
+        UsageError: With the option.
+    """
+    if trainer.accumulate_grad_batches < 1:
+        raise UsageError(f"trainer.accumulate_grad_batches must be at least 1, got {trainer.accumulate_grad_batches}.")
+    if trainer.gradient_clip_val is not None and not 0 <= trainer.gradient_clip_val < math.inf:
+        raise UsageError(
+            f"trainer.gradient_clip_val must be at least 0, or null for no clipping, got {trainer.gradient_clip_val}."
+        )
+    limit = {"fit": "train", "validate": "val"}.get(subcommand, subcommand)
+    if trainer[f"limit_{limit}_batches"] == 0:
+        raise UsageError(
+            f"trainer.limit_{limit}_batches must be greater than 0, got 0: sslam {subcommand} would do nothing."
+        )
 
 
 def command_that_goes_on(args: Sequence[str], run_id: str) -> str:

@@ -136,6 +136,10 @@ def embed_batch(
         starts = np.cumsum([0, *map(len, own)]) / embedder.sample_rate
         own_pieces = [Piece(*next(pieces), start) for start in starts[:-1]]
         columns = rows_of_file(embedder, own_pieces, wanted)
+        if not all(np.isfinite(column).all() for column in columns.values()):
+            problem = FileProblem(file.path, "what the network makes of it is not finite", "skipped")
+            results.append(FileResult(file, problem=problem))
+            continue
         results.append(FileResult(file, len(found.waveform) / embedder.sample_rate, columns, found.problem))
     return results
 

@@ -9,7 +9,9 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed
+from torch import Tensor
 
+from sslam.checkpoints.contents import naming, require_finite
 from sslam.commands.fitting.config_files import nearest
 from sslam.commands.fitting.run_folder import RunFolder
 from sslam.errors import UsageError
@@ -126,8 +128,10 @@ def check_state_fits(
     """Refuses a checkpoint whose tensors the model cannot take.
 
     Raises:
-        UsageError: Names the differing hyper-parameters, or else the first tensors that do not fit.
+        UsageError: If weights are not finite; else names the differing hyper-parameters, or else the first tensors that do not fit.
     """
+    with naming(path):
+        require_finite({name: value for name, value in checkpoint["state_dict"].items() if isinstance(value, Tensor)})
     if isinstance(model, Method):
         model.prepare_to_load(checkpoint)
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items() if hasattr(tensor, "shape")}

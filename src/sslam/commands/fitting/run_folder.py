@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from sslam.atomic_write import write_whole
+from sslam.atomic_write import torch_save, write_whole
 from sslam.errors import UsageError
 from sslam.folder_lock import LOCK, lock_folder
 
@@ -183,7 +183,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         try:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(Path(path), lambda partial: torch.save(checkpoint, partial))
+            write_whole(Path(path), lambda partial: torch_save(checkpoint, partial))
         except OSError as error:
             raise UsageError(
                 f"The checkpoint {path} cannot be written ({error.strerror}). Make room, or choose another place with "
