@@ -6,6 +6,7 @@ It imports no torch, so that every command answers --help and mistakes in its op
 import argparse
 import math
 import secrets
+import signal
 import sys
 import traceback
 import warnings
@@ -14,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, USERS_MISTAKE
+from sslam.commands.child_process import Ended
+from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, OF_SIGNAL, USERS_MISTAKE
 from sslam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -170,6 +172,9 @@ def run(program: str, work: Callable[[], int], after_interruption: str = "") -> 
         except KeyboardInterrupt:
             say(f"Interrupted. {after_interruption}".rstrip())
             return INTERRUPTED
+        except Ended as end:
+            say(f"{end} {after_interruption}".rstrip())
+            return OF_SIGNAL[signal.Signals(end.signum)]
         except Exception as error:
             if is_users_mistake(error) or (isinstance(error, OSError) and error.errno is not None):
                 say(error)  # a library that cannot be loaded has no errno
