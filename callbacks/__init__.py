@@ -8,6 +8,7 @@ from callbacks.pretraining_picture import PretrainingPicture
 from callbacks.retrieval_evaluation import RetrievalEvaluation
 from callbacks.separation_picture import SeparationPicture
 from callbacks.step_checkpoints import StepCheckpoints
+from callbacks.stop_on_signal import StopOnSignal, StoppedBySignal
 from callbacks.throughput import Throughput
 from callbacks.training_progress import TrainingProgress
 
@@ -20,6 +21,8 @@ __all__ = [
     "RetrievalEvaluation",
     "SeparationPicture",
     "StepCheckpoints",
+    "StopOnSignal",
+    "StoppedBySignal",
     "Throughput",
     "TrainingProgress",
 ]

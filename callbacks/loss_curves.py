@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from callbacks.run_picture import as_warning
 from sslam.run_folder import required_run_folder
 
 PRETRAINING_PANELS = {
@@ -110,8 +111,10 @@ class LossCurves(pl.Callback):
         """Write the picture as far as the run has come, on rank 0."""
         series = self.series()
         if trainer.is_global_zero and series:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            draw_curves(self.panels, series, self._stage_ends).savefig(self._folder / "loss_curves.png", dpi=110)
+            with as_warning("The picture of the loss curves"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                figure = draw_curves(self.panels, series, self._stage_ends)
+                figure.savefig(self._folder / "loss_curves.png", dpi=110)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values, "points": self.points, "stride": self.stride}

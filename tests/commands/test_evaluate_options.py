@@ -1,6 +1,5 @@
 """`sslam evaluate` makes no run that is other than its table says."""
 
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -54,11 +53,11 @@ def test_evaluate__refuses_what_would_not_be_what_the_table_says(
 def test_evaluate__random_weights_stay_random_whatever_the_checkpoints_are(monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
-    def no_run(command: list[str], **_: Any) -> Any:
+    def no_run(command: list[str], _: Any) -> int:
         commands.append(command)
-        return subprocess.CompletedProcess(command, 2)
+        return 2
 
-    monkeypatch.setattr(evaluate.subprocess, "run", no_run)
+    monkeypatch.setattr(evaluate, "run_child", no_run)
     given = ["--checkpoint", "a.ckpt", "--random", "--no_baselines", "--model.weights", "teacher"]
     main(["evaluate", *RECIPE, "--folds", "1", *given])
     # The last one counts.
@@ -82,11 +81,11 @@ def test_run_in_process__quotes_this_attempt_only(tmp_path: Path, monkeypatch: p
     evaluation = EvaluationRun(Recipe("recipe", ("recipe.yaml",)), Weights("a", "a.ckpt"), {}, tmp_path)
     texts = iter(["sslam fit: no such folder é\n", "MemoryError\n", ""])
 
-    def fails(command: list[str], stdout: Any, **_: Any) -> Any:
-        stdout.write(next(texts))
-        return subprocess.CompletedProcess(command, 1)
+    def fails(_: list[str], output: Any) -> int:
+        output.write(next(texts))
+        return 1
 
-    monkeypatch.setattr(evaluate.subprocess, "run", fails)
+    monkeypatch.setattr(evaluate, "run_child", fails)
     assert evaluate.run_in_process(evaluation, []) == (1, "sslam fit: no such folder é")
     assert evaluate.run_in_process(evaluation, []) == (1, "MemoryError")
     assert evaluate.run_in_process(evaluation, []) == (1, "no output")

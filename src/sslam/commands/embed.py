@@ -193,6 +193,12 @@ def embed(options: argparse.Namespace) -> int:
     if merged.columns:  # there is a good file
         partial = parts.folder / "output.partial"
         WRITERS[output.suffix.lower()](partial, [file.path for file in files], merged, about)
+        skipped = sum(problem.action == "skipped" for problem in parts.problems(files))
+        if (inside := int((merged.num_rows > 0).sum())) != len(files) - skipped:
+            raise UsageError(
+                f"Only {inside} of {len(files) - skipped} good files have results in {parts.folder}. Run the same "
+                "command again."
+            )
         partial.replace(output)
     try:
         bad_files = output.with_name(output.name + ".bad_files.csv")

@@ -7,18 +7,20 @@ import argparse
 import itertools
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sslam.commands.child_process import Ended, run_child
 from sslam.commands.command import USER_CLASSES, WEIGHTS_AT, CommandParser, new_run_id, run
 from sslam.commands.evaluated_weights import Weights, weights_of
 from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
+from sslam.commands.made_from import keep, made_from, require_same
 from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
 from sslam.errors import UsageError
+from sslam.folder_lock import lock_folder
 
 # ---- options ---------------------------------------------------------------------------------------------------------
 
@@ -87,7 +89,8 @@ def main(args: Sequence[str]) -> int:
         args: Command line without the program and command names.
 
     Returns:
-        Exit code: 0; 1 if a run crashed; 2 for a mistake of the user, or if no run could be done; 130 if interrupted.
+        Exit code: 0; 1 if a run crashed; 2 for a mistake of the user, or if no run could be done; 130, 143 or
+        75 if SIGINT, SIGTERM or SIGUSR1 has ended it and the run that it was in.
 
     Raises:
         SystemExit: With code 2 for a mistake that the parser finds.
@@ -164,6 +167,10 @@ class EvaluationRun:
         own += [word for option in self.options().items() for word in option]
         configs = [word for file in self.recipe.files for word in ("--config", file)]
         return [sys.executable, "-m", "sslam", self.subcommand, *configs, *more, *own]
+
+    def made_from(self, more: Sequence[str]) -> dict[str, str]:
+        """What decides the numbers; ``more`` are options that every run gets."""
+        return made_from(self.weights.file, self.recipe.files, self.options(), more)
 
     def __str__(self) -> str:
         return ", ".join([self.recipe.name, self.weights.label, *self._names_of_part(" ")])
@@ -272,9 +279,7 @@ def run_in_process(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int,
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     with evaluation.log.open("a", encoding="utf-8") as stream:
         start = stream.tell()  # an interrupted run has written before
-        code = subprocess.run(
-            evaluation.command(more), stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
-        ).returncode
+        code = run_child(evaluation.command(more), stream)
     if code == DONE and not evaluation.is_finished:
         return FAILED, "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults"
     if code == DONE:
@@ -293,15 +298,21 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     chosen, more = chosen_parts(recipes, more)
     runs = list(all_runs(options, recipes, chosen, root))
     check_runs(runs, more)
+    for evaluation in runs:
+        require_same(evaluation.folder, evaluation.made_from(more))
+    root.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(root, "Wait for it, or choose another --run_id.")
     failures: list[int] = []
     for number, evaluation in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {evaluation}", end="", flush=True)
         if evaluation.is_finished:
             print(": done before")
             continue
+        evaluation.folder.mkdir(parents=True, exist_ok=True)
+        keep(evaluation.folder, evaluation.made_from(more))
         try:
             code, said = run_in_process(evaluation, more)
-        except KeyboardInterrupt:
+        except (Ended, KeyboardInterrupt):
             print()  # what is said of it has a line of its own
             raise
         if code != DONE:
@@ -312,4 +323,5 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     if len(failures) == len(runs):
         return max(failures)
     report([root], root)
+    lock.release()
     return DONE if set(failures) <= {USERS_MISTAKE} else FAILED

@@ -139,9 +139,18 @@ def embed_batch(
     return [
         FileResult(file, problem=found)
         if isinstance(found, FileProblem)
-        else FileResult(file, len(found.waveform) / embedder.sample_rate, next(rows), found.problem)
+        else finite_result(FileResult(file, len(found.waveform) / embedder.sample_rate, next(rows), found.problem))
         for file, found in zip(batch, audio, strict=True)
     ]
+
+
+def finite_result(result: FileResult) -> FileResult:
+    """The result, or the file as a bad one where a number is not finite."""
+    if all(np.isfinite(column).all() for column in result.columns.values() if column.dtype.kind == "f"):
+        return result
+    return FileResult(
+        result.file, problem=FileProblem(result.file.path, "what the network makes of it is not finite", "skipped")
+    )
 
 
 def embed_long(embedder: AudioEmbedder, file: InputFile, wanted: Wanted) -> FileResult:
@@ -154,7 +163,7 @@ def embed_long(embedder: AudioEmbedder, file: InputFile, wanted: Wanted) -> File
             columns = rows_of_file(embedder, embedder.embed_blocks(stream, wanted.level == "patch"), 0, wanted)
     except AudioFileError as error:
         return FileResult(file, problem=error.problem)
-    return FileResult(file, stream.seconds, columns, stream.problem)
+    return finite_result(FileResult(file, stream.seconds, columns, stream.problem))
 
 
 def rows_of_waveforms(embedder: AudioEmbedder, waveforms: Sequence[Waveform], wanted: Wanted) -> Iterator[Columns]:
