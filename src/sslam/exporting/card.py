@@ -14,7 +14,8 @@ from sslam.checkpoints.architecture import Network, in_words
 from sslam.checkpoints.loading import Checkpoint
 from sslam.exporting.licences import LICENCES
 from sslam.exporting.source import Source
-from sslam.report.tables import Table, build_table
+from sslam.report.comparison import Comparison
+from sslam.report.tables import build_table
 from sslam.report.texts import markdown
 
 KINDS = {
@@ -86,7 +87,7 @@ def model_card(source: Source, name: str, address: str, licence: Licence, writte
     kind, checkpoint = kind_of(source), source.checkpoint
     networks = stated_networks(source)
     frontend = networks["frontend"].build() if "frontend" in networks else None
-    table: Table | None = build_table(source.results) if source.results else None
+    comparison = Comparison(build_table(source.results)) if source.results else None
     return environment.get_template("card.md").render(
         name=name,
         address=address,
@@ -105,7 +106,7 @@ def model_card(source: Source, name: str, address: str, licence: Licence, writte
         frontend=frontend,
         data=source.data,
         config=yaml.safe_dump(source.config, sort_keys=False, allow_unicode=True).strip() if source.config else "",
-        results=markdown(table).strip() if table else "",
+        results=markdown(comparison).strip() if comparison else "",
         source=source,
         written=written,
         version=sslam.__version__,
