@@ -3,7 +3,8 @@
 Clips are resampled by recording where their recordings are known, and within their fold: two systems get the same
 draws, and so do the heads or seeds of each. Of the bootstrap its variance is used: its percentiles hold the truth a
 little less often, and resampling a few folds or seeds makes intervals far too narrow (of five folds that differ much at
-most 88 % hold the truth). So an interval is the number ± a quantile of Student's t times its standard deviation, made of
+most 88 % hold the truth). So an interval is the number ± a quantile of Student's t times its standard deviation. This
+is made of
 
 * clips: the variance over the resamples, times G / (G - 1) for G recordings;
 * heads or seeds: their variance on the same clips, less what the clips explain of it (the interaction);
