@@ -1,15 +1,16 @@
 """95 % intervals of numbers and of differences between two systems, from a paired bootstrap over clips.
 
 Clips are resampled by recording where their recordings are known, and within their fold: two systems get the same
-draws, and so do the heads or seeds of each. Of the bootstrap its variance is used. Percentiles are shifted, as mAP
-rises where clips come twice, and resampling a few folds or seeds makes intervals far too narrow (of five folds at most
-88 % hold the truth). So an interval is the number ± a quantile of Student's t times its standard deviation, made of
+draws, and so do the heads or seeds of each. Of the bootstrap its variance is used: its percentiles hold the truth a
+little less often, and resampling a few folds or seeds makes intervals far too narrow (of five folds that differ much at
+most 88 % hold the truth). So an interval is the number ± a quantile of Student's t times its standard deviation. This
+is made of
 
 * clips: the variance over the resamples, times G / (G - 1) for G recordings;
 * heads or seeds: their variance on the same clips, less what the clips explain of it (the interaction);
 * folds: where the variance of their means is 1.25 times what clips and heads explain, or there are fewer than five, it
   takes the place of the two if it makes a wider interval, with n - 1 degrees of freedom. (Of 5 and 10 folds that differ
-  as much as one likes, 94 to 96 % of such intervals hold the truth; of 2 to 4 95 to 99 %.)
+  as much as one likes, 94 to 96 % of such intervals hold the truth; of 2 and 3 95 to almost 100 %.)
 
 Shares are handled on the scale of their log odds, so that intervals stay within 0 and 1. Accuracies of few clips need
 more: to a difference two clips are added of which one system finds one and the other system the other (Bonett & Price
