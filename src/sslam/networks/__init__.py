@@ -7,10 +7,12 @@ from sslam.networks.heads import ClassifierHead, CoincidenceHead, ProjectionHead
 from sslam.networks.mean_features import MeanFeatures
 from sslam.networks.readout import Readout
 from sslam.networks.tdcn import TDCN, Separator
+from sslam.networks.token_heads import AttentivePooling, PrototypicalPooling, TokenPooling
 
 __all__ = [
     "CNN14",
     "TDCN",
+    "AttentivePooling",
     "AudioViT",
     "ClassifierHead",
     "CoincidenceHead",
@@ -18,6 +20,8 @@ __all__ = [
     "Encoder",
     "MeanFeatures",
     "ProjectionHead",
+    "PrototypicalPooling",
     "Readout",
     "Separator",
+    "TokenPooling",
 ]
