@@ -44,19 +44,26 @@ def test_baselines__are_in_every_table_unless_they_are_left_out() -> None:
     assert rows("--checkpoint", f"mel={file}") == [MFCC, "mel"]  # no weights, and none twice
 
 
-def test_baselines__have_their_own_readout_and_front_end_last() -> None:
-    checkpoint = ["--checkpoint", "SSLAM=a.ckpt"]
-    for method in ("linear_probe", "best_readout_probe", "shallow_classifier", "fine_tune", "query_by_example"):
-        _, log_mel, _, sslam = (
-            run.command(["--model.pooling", "mean"]) for run in runs_of("--method", method, *checkpoint)
-        )
-        files = [value for option, value in pairwise(log_mel) if option == "--config"]
-        assert files[-1] == baseline_files()[LOG_MEL]
-        assert log_mel.index(files[-1]) > log_mel.index("--model.pooling")  # what comes last counts
-        assert ("--model.readouts" in log_mel) == (
-            method in ("linear_probe", "best_readout_probe", "shallow_classifier")
-        )
-        assert "--model.readouts" not in sslam
+READOUTS, TOKENS = {"--model.readouts"}, {"--model.token_pooling"}
+
+
+@pytest.mark.parametrize(
+    ("method", "left_out"),
+    [
+        *[(method, READOUTS) for method in ("linear_probe", "best_readout_probe", "shallow_classifier")],
+        *[(method, TOKENS) for method in ("fine_tune", "attentive_probe", "prototypical_probe")],
+        ("query_by_example", set()),
+    ],
+)
+def test_baselines__have_their_own_readout_and_front_end(method: str, left_out: set[str]) -> None:
+    _, log_mel, _, sslam = (
+        run.command(["--model.pooling", "mean"]) for run in runs_of("--method", method, "--checkpoint", "SSLAM=a.ckpt")
+    )
+    files = [value for option, value in pairwise(log_mel) if option == "--config"]
+    assert files[-1] == baseline_files()[LOG_MEL]
+    assert log_mel.index(files[-1]) > log_mel.index("--model.pooling")  # what comes last counts
+    assert (READOUTS | TOKENS) & {*log_mel} == left_out
+    assert not (READOUTS | TOKENS) & {*sslam}
 
 
 def run_here(command: list[str], stdout: Any, **_: Any) -> Any:
@@ -88,6 +95,7 @@ def test_baselines__run_under_every_method(monkeypatch: pytest.MonkeyPatch, caps
         "best_readout_probe": ["--model.epochs", "2"],
         "fine_tune": [*encoder, "--trainer.max_steps", "2"],
         "query_by_example": encoder,
+        "prototypical_probe": ["--trainer.max_epochs", "1"],
     }
     for method, more in methods.items():
         assert main(["evaluate", *args, "--method", method, *data, *few, *more]) == 0, capsys.readouterr().out
@@ -97,5 +105,13 @@ def test_baselines__run_under_every_method(monkeypatch: pytest.MonkeyPatch, caps
         assert {*shown} == {"random_weights", "log-mel_statistics", "MFCC_statistics", "SSLAM"}
         assert {shown[name].readout for name in ("log-mel_statistics", "MFCC_statistics")} == {"statistics"}
         assert {shown[name].checkpoint.weights for name in ("log-mel_statistics", "MFCC_statistics")} == {"none"}
-        if method != "best_readout_probe":
+        names = {
+            "prototypical_probe": "PrototypicalProbe",
+            "fine_tune": "FineTune",
+            "query_by_example": "QueryByExample",
+        }
+        assert {record.method for record in records.values()} == {names.get(method, "LinearProbe")}
+        if method == "prototypical_probe":
+            assert shown["SSLAM"].readout == "tokens"
+        elif method != "best_readout_probe":
             assert {shown[name].readout for name in ("random_weights", "SSLAM")} == {"both of layers 1, 2"}

@@ -181,7 +181,7 @@ def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: P
         (["--checkpoint", "a.ckpt", "--task", "spas"], "There is no task spas. Did you mean spass? The tasks are:"),
         (
             ["--checkpoint", "a.ckpt", "--method", "prob"],
-            "There is no method prob. The methods are: best_readout_probe, ",
+            "There is no method prob. The methods are: attentive_probe, ",
         ),
         (["--checkpoint", "a.ckpt", "--recipe", "my.yaml"], "There is no config file my.yaml."),
     ],

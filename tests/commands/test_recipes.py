@@ -28,7 +28,10 @@ ALL_TASKS = (
     "audioset_20k, audioset_2m, class_folder, esc50, idmt_desed_fl, recorded_scenes, rendered_scenes, soundscapes, "
     "spass, speech_commands, urban_sed"
 )
-ALL_METHODS = "fine_tune, linear_probe, query_by_example, shallow_classifier"
+ALL_METHODS = (
+    "attentive_probe, best_readout_probe, fine_tune, linear_probe, prototypical_probe, query_by_example, "
+    "shallow_classifier"
+)
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,8 @@ def config_of_run(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, Any
 def test_evaluation__the_published_tasks_are_there() -> None:
     assert {*tasks()} == {*FINE_TUNING, *NOT_PUBLISHED}
     assert {*methods()} == {
-        *("fine_tune", "linear_probe", "best_readout_probe", "query_by_example", "shallow_classifier")
+        *("fine_tune", "linear_probe", "best_readout_probe", "attentive_probe", "prototypical_probe"),
+        *("query_by_example", "shallow_classifier"),
     }
 
 

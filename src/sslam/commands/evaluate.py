@@ -22,6 +22,8 @@ from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
 from sslam.errors import UsageError
 from sslam.folder_lock import lock_folder
 
+BASELINES_OWN = {"--model.weights", "--model.readouts", "--model.token_pooling"}
+
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
@@ -157,8 +159,8 @@ class EvaluationRun:
                 options["--model.user_classes"] = json.dumps(self.user_classes)
         if self.weights.random:
             options["--model.weights"] = "random"
-        if self.weights.has_own_readout and self.recipe.chooses_readout:
-            options["--model.readouts"] = "[]"  # those of the recipe are for encoders
+        if self.weights.has_own_readout:
+            options |= self.recipe.other_readouts  # those of the recipe are for encoders
         return options | {f"--data.{name}": str(value) for name, value in self.part.items()}
 
     def command(self, more: Sequence[str]) -> list[str]:
@@ -244,7 +246,7 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
                 "once, and give files and checkpoints names that differ in more than spaces and signs."
             )
     # Those that random weights and baselines have besides are theirs, whatever the others get.
-    own = {option for evaluation in runs for option in evaluation.options()} - {"--model.weights", "--model.readouts"}
+    own = {option for evaluation in runs for option in evaluation.options()} - BASELINES_OWN
     for word, following in itertools.pairwise([*more, ""]):
         option, equals, value = word.partition("=")
         if option not in ("--data", "--data.class_path"):

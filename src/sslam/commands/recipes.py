@@ -33,10 +33,12 @@ class Recipe:
         return "fit" if find_method(class_path).needs_training else "test"
 
     @property
-    def chooses_readout(self) -> bool:
-        """Whether the method can be given several readouts."""
+    def other_readouts(self) -> dict[str, str]:
+        """Options that leave out what the method could read of an encoder in place of its ``pooling``."""
         class_path, _ = self.named_class("model")
-        return "readouts" in inspect.signature(find_method(class_path)).parameters
+        none = {"readouts": "[]", "token_pooling": "null"}
+        parameters = inspect.signature(find_method(class_path)).parameters
+        return {f"--model.{name}": value for name, value in none.items() if name in parameters}
 
     def named_class(self, key: str) -> tuple[str, dict[str, Any]]:
         """The path of the class that the files name for ``model`` or ``data``, and the arguments that they state.

@@ -22,7 +22,7 @@ class Classifier(EvaluatedEncoder):
     """A pre-trained encoder whose pooled tokens go through one classifier head, or through one for each seed.
 
     Args:
-        new_head: Makes a head from pooled width, number of classes and seed.
+        new_head: Makes a head of what :meth:`embed` gives from its width, the number of classes and a seed.
         seeds: Seeds of several heads, whose metrics are averaged; None for one head from torch's global generator.
         loss: Loss of logits and labels.
         num_classes: Number of classes; None takes that of the data module, or of a checkpoint that is loaded.
@@ -40,7 +40,7 @@ class Classifier(EvaluatedEncoder):
 
     def __init__(
         self,
-        new_head: Callable[[int, int, int | None], ClassifierHead],
+        new_head: Callable[[int, int, int | None], nn.Module],
         seeds: Sequence[int] | None,
         loss: ClassificationLoss,
         num_classes: int | None = None,
@@ -70,12 +70,16 @@ class Classifier(EvaluatedEncoder):
         self.num_classes = num_classes
         seeds: list[int] | list[None] = self.seeds or [None]
         first, *others = (self.new_head(self.width, num_classes, seed) for seed in seeds)
-        # A linear one has the names of published classifiers, by which it is tagged and exported with; but a norm
-        # without tensors has none.
-        if not isinstance(first.fc_norm, UnitLength) and len(first) == 2:
-            self.fc_norm, self.head = first.fc_norm, first.head
-        self.stated_head = Network(type(first), first.architecture())
-        if self.seeds is not None:
+        is_linear = False
+        self.stated_head: Network | None = None
+        if isinstance(first, ClassifierHead):  # another one a checkpoint does not state
+            self.stated_head = Network(type(first), first.architecture())
+            # A linear one has the names of published classifiers, by which it is tagged and exported with; but a norm
+            # without tensors has none.
+            is_linear = len(first) == 2 and not isinstance(first.fc_norm, UnitLength)
+            if is_linear:
+                self.fc_norm, self.head = first.fc_norm, first.head
+        if self.seeds is not None or not is_linear:
             self.probes = nn.ModuleList([first, *others])
 
     def _make_heads_for(self, num_classes: int, source: str) -> None:
@@ -99,7 +103,7 @@ class Classifier(EvaluatedEncoder):
         """The heads that are trained and evaluated: pooled tokens (B, W) to logits (B, C)."""
         if self.num_classes is None:
             raise ValueError("The number of classes is not known. Give num_classes, or load a checkpoint.")
-        return [nn.Sequential(self.fc_norm, self.head)] if self.seeds is None else list(self.probes)
+        return list(self.probes) if hasattr(self, "probes") else [nn.Sequential(self.fc_norm, self.head)]
 
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Logits (B, C) of normalised features (B, L, F), by the first head."""
@@ -157,8 +161,9 @@ class Classifier(EvaluatedEncoder):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        classifier = self.readout.stated() | {"activation": self.loss.activation}
-        checkpoint["architecture"] |= statement({"head": self.stated_head}, classifier)
+        if self.stated_head is not None:
+            classifier = self.readout.stated() | {"activation": self.loss.activation}
+            checkpoint["architecture"] |= statement({"head": self.stated_head}, classifier)
         checkpoint["class_names"] = self.class_names
         checkpoint["provenance"] = self.provenance
         checkpoint["training"] = self.training_facts()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sslam.checks import positive, within
 from sslam.methods.classifier import Classifier
+from sslam.networks import Readout, TokenPooling
 from sslam.networks.heads import ClassifierHead
 from sslam.optim import add_epsilon_before_correction, layer_decayed_groups, warmup_cosine
 from sslam.transforms import Augmentation
@@ -21,7 +22,9 @@ class FineTune(Classifier):
     """Encoder and head learn together from augmented clips, lower layers more slowly.
 
     With ``freeze_encoder`` the head learns alone: the published linear evaluation of SPASS, whose encoder sees every
-    clip anew. The length of training is the trainer's, ``max_steps`` or ``max_epochs``.
+    clip anew. With ``token_pooling`` the head takes all patches instead of pooled ones: an attentive or a prototypical
+    probe. ``sslam embed --tags`` does not know such heads. The length of training is the trainer's, ``max_steps`` or
+    ``max_epochs``.
 
     Args:
         augmentation: Augmentation of the training clips.
@@ -36,11 +39,15 @@ class FineTune(Classifier):
         drop_path: Stochastic depth of the last block, rising linearly from 0 at the first one; on a frozen encoder too,
             as in the published code.
         freeze_encoder: Leave the encoder as it is. Tables then call the method a linear probe.
+        token_pooling: What the head does with all tokens, in place of ``pooling`` and ``layers``; None for a linear one
+            on pooled tokens.
+        method_name: Name of the method in tables, written like a class; None for its own.
         seeds: Seeds of several heads that learn at once on a frozen encoder; None for one head, from the run's seed.
         **kwargs: Arguments of :class:`~sslam.methods.classifier.Classifier`.
 
     Raises:
-        ValueError: If a value is out of its range, or see :class:`~sslam.methods.classifier.Classifier`.
+        ValueError: If a value is out of its range, ``token_pooling`` is given beside ``pooling`` or ``layers``, or see
+            :class:`~sslam.methods.classifier.Classifier`.
     """
 
     def __init__(
@@ -55,10 +62,20 @@ class FineTune(Classifier):
         betas: tuple[float, float] = (0.9, 0.95),
         drop_path: float = 0.1,
         freeze_encoder: bool = False,
+        token_pooling: TokenPooling | None = None,
+        method_name: str | None = None,
         seeds: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(ClassifierHead, seeds, drop_path=drop_path, **kwargs)
+        new_head = ClassifierHead if token_pooling is None else token_pooling.new_head
+        super().__init__(new_head, seeds, drop_path=drop_path, **kwargs)
+        if token_pooling is not None and self.readout != Readout():
+            raise ValueError(
+                f"Give token_pooling, whose head takes all tokens, or pooling and layers, got both: {token_pooling} "
+                f"and {self.readout}. Leave one of them out."
+            )
+        self.token_pooling = token_pooling
+        self.method_name = method_name
         positive(learning_rate=learning_rate)
         within(0, 1, "[)", warmup_fraction=warmup_fraction)
         within(0, 1, "(]", layer_decay=layer_decay)
@@ -78,7 +95,18 @@ class FineTune(Classifier):
 
     @property
     def name(self) -> str:
-        return "LinearProbe" if self.is_frozen else super().name
+        return self.method_name or ("LinearProbe" if self.is_frozen else super().name)
+
+    def embed(self, features_BLF: Tensor) -> Tensor:
+        """Pooled tokens (B, W), or all tokens (B, 1 + P, D) for a head that takes these, float32."""
+        if self.token_pooling is None:
+            return super().embed(features_BLF)
+        tokens_BPD: Tensor = self.encoder(features_BLF)
+        return tokens_BPD.float()
+
+    def training_facts(self) -> dict[str, Any]:
+        facts = super().training_facts()
+        return facts if self.token_pooling is None else facts | {"readout": "tokens"}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         random = self.random_source(batch_idx)

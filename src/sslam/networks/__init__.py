@@ -8,11 +8,13 @@ from sslam.networks.mean_features import MeanFeatures
 from sslam.networks.readout import Readout
 from sslam.networks.tdcn import TDCN, Separator
 from sslam.networks.tdcn_stft import STFTTDCN
+from sslam.networks.token_heads import AttentivePooling, PrototypicalPooling, TokenPooling
 
 __all__ = [
     "CNN14",
     "STFTTDCN",
     "TDCN",
+    "AttentivePooling",
     "AudioViT",
     "ClassifierHead",
     "CoincidenceHead",
@@ -20,6 +22,8 @@ __all__ = [
     "Encoder",
     "MeanFeatures",
     "ProjectionHead",
+    "PrototypicalPooling",
     "Readout",
     "Separator",
+    "TokenPooling",
 ]
