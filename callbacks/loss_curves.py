@@ -161,8 +161,9 @@ def draw_curves(
             steps, values = map(np.asarray, series[key])
             if key == "train/ema_decay":
                 values = 1 - values  # .9998 and .99999 cannot be told apart otherwise
-            marker = "o" if key.startswith(NOW_AND_THEN) else None
-            _draw_series(axis, steps, values, label, f"C{number}", marker, is_noisy=not key.startswith(EXACT))
+            style = {"color": f"C{number}", "label": label, "marker": "o" if key.startswith(NOW_AND_THEN) else None}
+            style["linestyle"] = ":" if key.startswith("online/random_") else "-"
+            _draw_series(axis, steps, values, style, is_noisy=not key.startswith(EXACT))
         if "EMA decay" in title:
             axis.set_yscale("log")
         axis.set_title(title, loc="left", fontsize=10)
@@ -184,14 +185,12 @@ def draw_curves(
     return figure
 
 
-def _draw_series(
-    axis: Axes, steps: np.ndarray, values: np.ndarray, label: str, color: str, marker: str | None, is_noisy: bool
-) -> None:
+def _draw_series(axis: Axes, steps: np.ndarray, values: np.ndarray, style: dict[str, Any], is_noisy: bool) -> None:
     window = max(1, len(values) // 50) if is_noisy else 1
     # The mean over the last `window` points; over fewer at the start.
     total = np.cumsum(np.concatenate([np.zeros(1), values]))
     end = np.arange(1, len(values) + 1)
     start = np.maximum(end - window, 0)
-    axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+    axis.plot(steps, values, color=style["color"], alpha=0.25, linewidth=0.8)
     mean = (total[end] - total[start]) / (end - start)
-    axis.plot(steps, mean, color=color, linewidth=1.5, marker=marker, markersize=4, label=label)
+    axis.plot(steps, mean, linewidth=1.5, markersize=4, **style)

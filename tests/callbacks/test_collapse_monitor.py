@@ -260,17 +260,21 @@ def test_collapse_monitor__two_ranks_decide_together() -> None:
     torch.multiprocessing.spawn(run_rank, args=(free_port(), results), nprocs=2)
     found = sorted(results.get() for _ in range(2))
     # Rank, pooled standard deviation of {0, 1} in equal numbers, step of the end: the same on both.
-    assert [rank for rank, _, _ in found] == [0, 1]
-    for _, std, last_step in found:
+    assert [rank for rank, *_ in found] == [0, 1]
+    for _, std, last_step, bad_checks in found:
         assert std == pytest.approx(0.5, abs=1e-2)
         assert last_step == 3
+        # The students of both ranks together are worse than the mean of each place, at steps 2 and 3.
+        assert bad_checks == 2
 
 
 def run_rank(rank: int, port: int, results: Any) -> None:
     join_two_ranks(rank, port)
     # 0.5 across the ranks, 0 within each: above one threshold, below the other.
-    module = ScriptedModule([0.0] * 6, prediction_std=0.0)
+    module = PlacedTargets(6, content=1.0, known=(0.5, -1.0)[rank])
+    module.target_stds, module.prediction_std = [0.0] * 6, 0.0
     watch = monitor(min_target_std=0.4, min_prediction_std=0.6, stop=True)
     # Six batches for each rank.
     trainer, _ = train(module, watch, devices=2, strategy="ddp", batch_size=1)
-    results.put((rank, trainer.callback_metrics["train/target_std_all_ranks"].item(), trainer.global_step))
+    std = trainer.callback_metrics["train/target_std_all_ranks"].item()
+    results.put((rank, std, trainer.global_step, watch.bad_checks["above_position"]))
