@@ -188,7 +188,7 @@ def _nothing_readable(problems: Sequence[FileProblem]) -> ValueError:
     first = problems[0]
     return ValueError(
         f"None of the {len(problems)} audio files that were tried can be used; the first is '{first.path}' "
-        f"({first.reason}). Point --data at readable wav, flac, mp3 or ogg files."
+        f"({first.reason}). Point --data at readable wav, flac, mp3, ogg or opus files."
     )
 
 

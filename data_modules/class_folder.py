@@ -228,7 +228,7 @@ class ClassFolderDataModule(LabelledDataModule):
             first = self._problems[-1]
             raise ValueError(
                 f"None of the {len(table)} recordings of '{self.root}' can be used, such as '{first.path}' "
-                f"({first.reason}). Pass --data.root with readable wav, flac, mp3 or ogg files."
+                f"({first.reason}). Pass --data.root with readable wav, flac, mp3, ogg or opus files."
             )
         groups_N = joint_groups([recording.group for recording in recordings], digests)
         self._tell_of_copies(recordings, digests)

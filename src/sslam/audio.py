@@ -1,4 +1,6 @@
-"""One reader for wav, flac, mp3, ogg and opus files, and others with FFmpeg: mono float32 at the rate the networks take, or files as they are.
+"""One reader for wav, flac, mp3, ogg and opus files, and for others with FFmpeg.
+
+Mono float32 at the rate the networks take, or files as they are.
 
 Shape letters: T samples, C channels.
 """
@@ -98,7 +100,7 @@ def decode_audio(
     asked-for part lies behind the break, the first `num_seconds` are taken instead.
 
     Args:
-        path: Path of a wav, flac, mp3 or ogg file of any rate and number of channels.
+        path: Path of a wav, flac, mp3, ogg or opus file of any rate and number of channels.
         sample_rate: Rate of the result in Hz.
         start_seconds: Time of the first sample, >= 0; found by seeking.
         num_seconds: Length to read, > 0; None reads to the end. The result is shorter where the file ends.

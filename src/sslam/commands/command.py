@@ -223,7 +223,7 @@ def close_file_command(num_files: int, problems: Sequence["FileProblem"], bad_fi
         first = problems[0]
         raise UsageError(
             f"None of the {skipped} files can be used; the first is {first.path} ({first.reason}). All of them are "
-            f"listed in {bad_files}. Give readable wav, flac, mp3 or ogg files."
+            f"listed in {bad_files}. Give readable wav, flac, mp3, ogg or opus files."
         )
     sys.stdout.write(f"{num_files - skipped} files {done}\n")
     if problems:

@@ -122,7 +122,9 @@ def stats(options: argparse.Namespace) -> int:
         sys.stderr.write(f"sslam data stats: and {len(problems) - MAX_NAMED} more\n")
     skipped = sum(problem.action == "skipped" for problem in problems)
     if not statistics.num_values:
-        raise UsageError(f"None of the {len(files)} files can be used. Give readable wav, flac, mp3 or ogg files.")
+        raise UsageError(
+            f"None of the {len(files)} files can be used. Give readable wav, flac, mp3, ogg or opus files."
+        )
     sys.stdout.write(
         f"{len(files) - skipped} files, {num_samples / frontend.sample_rate:.0f} s; {skipped} bad files skipped, "
         f"{len(problems) - skipped} repaired\n"

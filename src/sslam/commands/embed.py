@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Embeds audio files with an encoder, or tags them with a fine-tuned one. Files of any length are "
         "read in a memory that does not grow with them; what is longer than two minutes is heard in overlapping "
         "windows, whose embeddings (or probabilities) are averaged. Bad files are listed in OUTPUT.bad_files.csv and "
-        "never stop it. Finished work is kept in OUTPUT.parts: after an interruption the same command goes on from there.",
+        "never stop it. Finished work is kept in OUTPUT.parts: after an interruption the same command goes on.",
         epilog="example: sslam embed recordings --checkpoint runs/pretrain/RUN/checkpoints/last.ckpt --output all.npz",
     )
     parser.add_argument("paths", **AUDIO_PATHS)

@@ -1,6 +1,7 @@
 """``sslam separate``: files or folders in, one wav for each source out."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sslam.errors import UsageError
 # As in sslam.separation.waveform, whose import takes seconds; a test compares them.
 BATCH_SIZE = 8
 WINDOW_SECONDS = 30.0
+NUM_TAGS = 3
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,6 +66,17 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="channels of 10 s at once, of files of equal length; of longer ones fewer (default: %(default)s)",
     )
+    parser.add_argument(
+        "--then",
+        choices=("tag", "embed"),
+        help="what is made of every source: tags, in FOLDER/tags.csv, or an embedding, in FOLDER/embeddings.npz; with "
+        "--output",
+    )
+    parser.add_argument("--tagger", metavar="CHECKPOINT", help=f"fine-tuned checkpoint for --then tag: {WEIGHTS_AT}")
+    parser.add_argument("--encoder", metavar="CHECKPOINT", help=f"checkpoint for --then embed: {WEIGHTS_AT}")
+    parser.add_argument(
+        "--tags", type=positive_integer, metavar="K", help=f"most probable classes of a source (default: {NUM_TAGS})"
+    )
     parser.add_argument("--user_classes", **USER_CLASSES)
     parser.add_argument("--device", **DEVICE)
     return parser
@@ -72,12 +85,13 @@ def build_parser() -> argparse.ArgumentParser:
 def separate(options: argparse.Namespace) -> int:
     """Write the sources of files, or keep the channels of training clips; bad files are listed."""
     is_cache = options.output is None
+    check_then(options)
     if is_cache and (options.pictures or options.window_seconds is not None):
         raise UsageError(
             "--pictures and --window_seconds go with --output; for --cache clips are separated as a whole."
         )
     from sslam.audio import SAMPLE_RATE
-    from sslam.checkpoints import load_separator
+    from sslam.checkpoints import load_separator, read_checkpoint
     from sslam.checkpoints.loading import file_sha256
     from sslam.checkpoints.location import resolve
     from sslam.finished_files import FinishedFiles
@@ -89,6 +103,13 @@ def separate(options: argparse.Namespace) -> int:
     # Training finds the clips of a cache from wherever it is started.
     paths = [str(Path(path).absolute()) for path in options.paths] if is_cache else options.paths
     files = find_inputs(paths, options.cache if is_cache else options.output)
+    if options.then:
+        num_classes = read_checkpoint(options.tagger or options.encoder, user_classes=options.user_classes).num_classes
+        if options.then == "tag" and (options.tags or NUM_TAGS) > num_classes:
+            raise UsageError(
+                f"{options.tagger} has {num_classes} classes, fewer than the {options.tags or NUM_TAGS} tags. Give a "
+                "fine-tuned checkpoint, or fewer with --tags."
+            )
     location = resolve(options.checkpoint)
     separator = load_separator(location.address, options.user_classes).to(choose_device(options.device))
     about: dict[str, Any] = {
@@ -116,8 +137,40 @@ def separate(options: argparse.Namespace) -> int:
         write_cache(separator, left, finished, options.batch_size)
     else:
         separate_files(separator, left, finished, wanted)
+    sources = [finished.folder / name for file in files for name in wanted.outputs(file, separator.num_sources)]
     done = f"separated into {separator.num_sources} sources each: {finished.folder}"
-    return close_file_command(len(files), finished.problems(files), finished.folder / "bad_files.csv", done)
+    code = close_file_command(len(files), finished.problems(files), finished.folder / "bad_files.csv", done)
+    return code if options.then is None else after_separation(options, sources)
+
+
+def check_then(options: argparse.Namespace) -> None:
+    """Refuse options of tags and embeddings that do not go together.
+
+    Raises:
+        UsageError: With the remedy.
+    """
+    needed = {"tag": "tagger", "embed": "encoder"}
+    if options.then and options.output is None:
+        raise UsageError("--then is of the sources that --output keeps. Leave it out, or give --output.")
+    if options.then and getattr(options, needed[options.then]) is None:
+        raise UsageError(f"--then {options.then} needs a checkpoint. Give --{needed[options.then]}.")
+    for name, then in (("tagger", "tag"), ("encoder", "embed"), ("tags", "tag")):
+        if getattr(options, name) is not None and options.then != then:
+            raise UsageError(f"--{name} is of --then {then}. Give that, or leave --{name} out.")
+
+
+def after_separation(options: argparse.Namespace, sources: Sequence[Path]) -> int:
+    """Tag or embed the sources, as ``sslam embed`` does it of any files."""
+    from sslam.commands import embed
+
+    tags = options.then == "tag"
+    output = options.output / ("tags.csv" if tags else "embeddings.npz")
+    args = ["--checkpoint", options.tagger if tags else options.encoder, "--output", str(output), "--overwrite"]
+    args += ["--tags", str(options.tags or NUM_TAGS)] if tags else []
+    args += ["--device", options.device] if options.device else []
+    args += [word for name in options.user_classes for word in ("--user_classes", name)]
+    paths = [str(source) for source in sources if source.suffix == ".wav" and source.is_file()]
+    return embed.embed(embed.build_parser().parse_args([*args, "--", *paths]))
 
 
 main = main_of(build_parser, separate, WORK_IS_KEPT)

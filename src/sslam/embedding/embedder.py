@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -183,6 +183,15 @@ class AudioEmbedder:
             trained.encoder, frontend, pooling, num_frames, classifier, checkpoint.class_names, device, layers,
             window_seconds,
         )  # fmt: skip
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the networks to a device, on which it then computes."""
+        self.device = torch.device(device)
+        self.encoder.to(self.device)
+        self.frontend.to(self.device)
+        if self.classifier is not None:
+            self.classifier.head.to(self.device)
+        return self
 
     @property
     def sample_rate(self) -> int:

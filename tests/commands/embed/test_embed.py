@@ -71,19 +71,34 @@ def test_embed__reads_what_is_asked_for(recordings: Path, pre_trained: Path, tmp
     np.testing.assert_allclose(arrays["embeddings"], embedder(decode_audio(file).waveform).clip, rtol=1e-4, atol=1e-5)
 
 
-def test_embed__a_long_recording_is_the_mean_of_pieces_of_equal_length(
+@pytest.mark.parametrize("window", [None, 10])
+def test_embed__a_long_recording_is_what_python_makes_of_it(
+    recordings: Path, pre_trained: Path, tmp_path: Path, window: int | None
+) -> None:
+    path = recordings / "long.flac"
+    more = [] if window is None else ["--window_seconds", window]
+    embedder = AudioEmbedder.from_checkpoint(pre_trained, device="cpu", window_seconds=window)
+    expected = embedder(decode_audio(path).waveform, patches=True)
+    assert expected.patches is not None
+    assert expected.frames.shape == (1, 813, 32)
+    for level, rows in (
+        ("clip", expected.clip),
+        ("frame", expected.frames[0]),
+        ("patch", expected.patches[0].flatten(0, 1)),
+    ):
+        output = tmp_path / f"{level}.npz"
+        assert embed(path, pre_trained, output, "--level", level, *more) == 0
+        np.testing.assert_allclose(load(output)["embeddings"], rows, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(load(tmp_path / "frame.npz")["time"], expected.times, atol=1e-6)
+    patches = load(tmp_path / "patch.npz")
+    np.testing.assert_allclose(patches["time"], expected.times.repeat_interleave(4), atol=1e-6)
+    assert patches["frequency_row"].tolist() == [0, 1, 2, 3] * 813
+
+
+def test_embed__of_a_long_recording_its_beginning_where_frames_are_given(
     recordings: Path, pre_trained: Path, tmp_path: Path
 ) -> None:
     path = recordings / "long.flac"
-    embedder = AudioEmbedder.from_checkpoint(pre_trained, device="cpu")
-    halves = embedder(decode_audio(path).waveform.reshape(2, 65 * RATE))
-    assert embed(path, pre_trained, tmp_path / "clip.npz") == 0
-    clip = load(tmp_path / "clip.npz")
-    np.testing.assert_allclose(clip["embeddings"][0], halves.clip.mean(dim=0), rtol=1e-4, atol=1e-5)
-    assert embed(path, pre_trained, tmp_path / "frame.npz", "--level", "frame") == 0
-    frame = load(tmp_path / "frame.npz")
-    np.testing.assert_allclose(frame["embeddings"], halves.frames.flatten(0, 1), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(frame["time"], np.concatenate([halves.times, halves.times + 65]), atol=1e-4)
     assert embed(path, pre_trained, tmp_path / "fixed.npz", "--num_frames", 1024) == 0
     published = AudioEmbedder.from_checkpoint(pre_trained, device="cpu", num_frames=1024)(decode_audio(path).waveform)
     np.testing.assert_allclose(load(tmp_path / "fixed.npz")["embeddings"], published.clip, rtol=1e-4, atol=1e-5)
@@ -108,7 +123,7 @@ def test_embed__frames_of_all_files_one_after_the_other(recordings: Path, pre_tr
     assert load(tmp_path / "b.npz")["time"].shape == (3,)
 
 
-@pytest.mark.parametrize("level", ["clip", "frame"])
+@pytest.mark.parametrize("level", ["clip", "frame", "patch"])
 def test_embed__parquet_holds_the_same(
     recordings: Path, pre_trained: Path, tmp_path: Path, level: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +138,8 @@ def test_embed__parquet_holds_the_same(
     else:
         assert table["file"].to_pylist() == arrays["files"][arrays["file_index"]].tolist()
         assert table["time"].to_pylist() == arrays["time"].tolist()
+    if level == "patch":
+        assert table["frequency_row"].to_pylist() == arrays["frequency_row"].tolist()
     assert json.loads(table.schema.metadata[b"sslam"]) == json.loads(str(arrays["about"]))
 
 
@@ -242,7 +259,11 @@ def test_embed__wrong_outputs_and_tags_are_explained(
     assert "There is no folder" in error("nowhere/all.npz", pre_trained)
     assert "is of pre-training and has no classes. Give a fine-tuned" in error("t.csv", pre_trained, "--tags", 1)
     assert "--tags must be at most the model's 4 classes, got 5" in error("t.csv", classifier, "--tags", 5)
-    assert "--tags are of whole files" in error("t.csv", classifier, "--tags", 1, "--level", "frame")
+    assert "--tags are of whole files" in error("t.csv", classifier, "--tags", 1, "--level", "patch")
+    over_time = ("--tags", 1, "--level", "frame", "--num_frames", 128)
+    assert "Leave it out for tags over time" in error("t.csv", classifier, *over_time)
+    assert "Leave --window_seconds out" in error("a.npz", classifier, "--num_frames", 128, "--window_seconds", 9)
+    assert "window_seconds must be between 1.6 and 122.88, got 1" in error("a.npz", classifier, "--window_seconds", 1)
     (tmp_path / "old.npz").write_bytes(b"precious")
     assert "exists already. Choose another name or add --overwrite." in error("old.npz", pre_trained)
     assert (tmp_path / "old.npz").read_bytes() == b"precious"
