@@ -1,5 +1,6 @@
-"""Watch a self-distillation run for collapse: targets or predictions that no longer differ between tokens."""
+"""Watch a self-distillation run for collapse: targets that no longer differ, or differ by their place alone."""
 
+import math
 from typing import Any
 
 import lightning.pytorch as pl
@@ -7,8 +8,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from sslam.checks import at_least
-from sslam.metrics import Moments
+from sslam.checks import at_least, within
+from sslam.metrics import Moments, PatchLosses
 
 
 @torch.no_grad()
@@ -25,26 +26,33 @@ def relative_distance(student: nn.Module, teacher: nn.Module) -> Tensor:
 class CollapseMonitor(pl.Callback):
     """Warns when targets or predictions have become (nearly) constant, and stops the run when asked to.
 
-    Every ``every_n_steps`` optimizer steps all ranks add up the moments of their tokens, so that they reach the same
+    Every ``every_n_steps`` optimizer steps all ranks add up what they have found, so that they reach the same
     verdict. A standard deviation (per dimension over all tokens of all ranks, then the mean over dimensions) that is
     below its threshold, or nan, in ``patience`` checks in a row starts an episode: one warning and, with ``stop``,
     the end of the run. The episode is over when the value is above the threshold again. The distance between student
     and teacher is logged as ``train/ema_distance``; where there are several ranks, the standard deviations over all
     of them as ``train/target_std_all_ranks`` and ``train/prediction_std_all_ranks``.
 
+    A warning alone, once per episode as well, is for targets that tell little but the place of a patch, and for a
+    student whose patch loss stays at or above that of the mean target of each place, which hears nothing.
+
     The method's ``training_step`` returns ``target_moments`` and ``prediction_moments``
-    (:class:`sslam.metrics.Moments`); the method has ``student`` and ``teacher.encoder``.
+    (:class:`sslam.metrics.Moments`), and may return ``patch_losses`` (:class:`sslam.metrics.PatchLosses`); the method
+    has ``student`` and ``teacher.encoder``.
 
     Args:
         min_target_std: Lowest healthy standard deviation of the targets, >= 0. data2vec's code stops below 0.1.
         min_prediction_std: Lowest healthy standard deviation of the predictions, >= 0. data2vec's code stops below
             0.01.
-        patience: Checks in a row below the threshold before the warning, >= 1. data2vec stops at the first.
-        start_step: Optimizer step of the first verdict, >= 0: at first, predictions are nearly constant. data2vec waits
-            for 5000 updates.
+        max_position_share: Highest healthy share of the targets' variance that position explains, in [0, 1].
+        patience: Checks in a row beyond the threshold before the warning, >= 1. data2vec stops at the first.
+        position_patience_steps: Optimizer steps in a row in which the student is no better than the mean of each place
+            before the warning, >= 1; None for a fifth of the run, and 10 000 at most.
+        start_step: Optimizer step of the first verdict, >= 0: at first, predictions are nearly constant. None for a
+            tenth of the run, and 5000 at most, for which data2vec waits.
         every_n_steps: Optimizer steps between two checks, >= 1. Values reach the loggers at multiples of the trainer's
             ``log_every_n_steps`` (50 by default).
-        stop: Whether the first episode ends the run.
+        stop: Whether the first episode of a standard deviation ends the run.
 
     Raises:
         ValueError: If a number is out of its range, or if ``training_step`` does not return the moments.
@@ -54,21 +62,32 @@ class CollapseMonitor(pl.Callback):
         self,
         min_target_std: float = 0.1,
         min_prediction_std: float = 0.01,
+        max_position_share: float = 0.9,
         patience: int = 3,
-        start_step: int = 5000,
+        position_patience_steps: int | None = None,
+        start_step: int | None = None,
         every_n_steps: int = 50,
         stop: bool = False,
     ) -> None:
         at_least(0, min_target_std=min_target_std, min_prediction_std=min_prediction_std, start_step=start_step)
-        at_least(1, patience=patience, every_n_steps=every_n_steps)
+        at_least(1, patience=patience, every_n_steps=every_n_steps, position_patience_steps=position_patience_steps)
+        within(0, 1, max_position_share=max_position_share)
         self.thresholds = {"target": min_target_std, "prediction": min_prediction_std}
+        self.max_position_share = max_position_share
         self.patience = patience
+        self.position_patience_steps = position_patience_steps
         self.start_step = start_step
         self.every_n_steps = every_n_steps
         self.stop = stop
-        # Checks in a row below the threshold; at `patience` the episode is reported.
-        self.low_checks = {"target": 0, "prediction": 0}
+        # Checks in a row beyond the threshold; at the patience the episode is reported.
+        self.bad_checks = {"target": 0, "prediction": 0, "position_share": 0, "above_position": 0}
         self._last_step = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        num_steps = trainer.estimated_stepping_batches  # inf where nothing ends the run
+        self._start_step = min(5000, num_steps / 10) if self.start_step is None else self.start_step
+        long = self.position_patience_steps or min(10_000, num_steps / 5)
+        self._position_patience = max(self.patience, math.ceil(long / self.every_n_steps))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -85,8 +104,11 @@ class CollapseMonitor(pl.Callback):
             std = self._std_of_all_ranks(trainer, outputs, quantity)
             if trainer.world_size > 1:
                 pl_module.log(f"train/{quantity}_std_all_ranks", std)
-            if step >= self.start_step:
-                self._judge(trainer, quantity, std.item())
+            if step >= self._start_step:
+                self._judge_std(trainer, quantity, std.item())
+        # All ranks have the same targets' kinds, and so losses at the same steps.
+        if step >= self._start_step and outputs.get("patch_losses") is not None:
+            self._judge_position(trainer, outputs["patch_losses"])
 
     def _std_of_all_ranks(self, trainer: pl.Trainer, outputs: Any, quantity: str) -> Tensor:
         key = f"{quantity}_moments"
@@ -104,23 +126,44 @@ class CollapseMonitor(pl.Callback):
         ]
         return Moments(*sums).standard_deviation()
 
-    def _judge(self, trainer: pl.Trainer, quantity: str, std: float) -> None:
+    def _judge_std(self, trainer: pl.Trainer, quantity: str, std: float) -> None:
         threshold = self.thresholds[quantity]
-        if std >= threshold:  # false for nan
-            self.low_checks[quantity] = 0
-            return
-        self.low_checks[quantity] += 1
-        if self.low_checks[quantity] == self.patience or (self.stop and self.low_checks[quantity] > self.patience):
+        checks = self._count(quantity, is_healthy=std >= threshold)  # false for nan
+        if checks == self.patience or (self.stop and checks > self.patience):
             rank_zero_warn(
                 f"The standard deviation of the {quantity}s is {std:.4g} at step {trainer.global_step}, below "
-                f"min_{quantity}_std={threshold:g} in {self.low_checks[quantity]} checks in a row: the representation "
+                f"min_{quantity}_std={threshold:g} in {checks} checks in a row: the representation "
                 "is collapsing. Go back to an earlier checkpoint, with a lower learning rate, a longer warm-up or an "
                 "EMA decay nearer to 1." + (" The run stops here, because of stop=True." if self.stop else "")
             )
             trainer.should_stop = trainer.should_stop or self.stop
 
+    def _judge_position(self, trainer: pl.Trainer, losses: PatchLosses) -> None:
+        losses = PatchLosses(*trainer.strategy.reduce(torch.stack(losses), reduce_op="sum"))
+        share, above = losses.position_share().item(), losses.above_position().item()
+        when = f"at step {trainer.global_step}"
+        checks = self._count("position_share", is_healthy=share <= self.max_position_share)
+        if checks == self.patience:
+            rank_zero_warn(
+                f"The place of a patch alone explains {share:.0%} of the variance of the targets {when}, above "
+                f"max_position_share={self.max_position_share:g} in {checks} checks in a row: a falling loss is "
+                "no evidence that content is learnt. Compare a probe of it with one of random weights, under the same "
+                "readout."
+            )
+        checks = self._count("above_position", is_healthy=above < 1)
+        if checks == self._position_patience:
+            rank_zero_warn(
+                f"The student's patch loss is {above:.2f} times that of the mean target of each place {when}, which "
+                f"was no worse in {checks} checks in a row: nothing shows that the student has learnt content. Train "
+                "for longer, or with a higher learning rate or a smaller cls_loss_weight."
+            )
+
+    def _count(self, quantity: str, is_healthy: bool) -> int:
+        self.bad_checks[quantity] = 0 if is_healthy else self.bad_checks[quantity] + 1
+        return self.bad_checks[quantity]
+
     def state_dict(self) -> dict[str, Any]:
-        return {"low_checks": dict(self.low_checks)}
+        return {"low_checks": dict(self.bad_checks)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.low_checks = dict(state_dict["low_checks"])
+        self.bad_checks |= state_dict["low_checks"]  # of earlier versions without those of the position

@@ -36,7 +36,8 @@ class PretrainingPicture(RunPicture):
         Returns:
             ``clip``, ``partner``, ``mixture`` (L, F); ``mixed_frames`` (L,), True where both sound; ``kept`` (columns,
             rows), True where the student sees the patch; ``target`` and ``prediction`` (P, D) of the mixture (of the
-            clip in a stage without mixtures); ``grid`` (columns, rows).
+            clip in a stage without mixtures); ``position_mean`` (P, D) of such targets over earlier
+            clips, None before the first step; ``grid`` (columns, rows).
         """
         stage, _ = stage_at(pl_module.stages, pl_module.global_step)
         random = RandomSource.seeded(pl_module.device, pl_module.global_step)
@@ -49,9 +50,12 @@ class PretrainingPicture(RunPicture):
         mixture = pl_module.mixing(features_BLF, pl_module.student.patch_size, random.cpu, summed_BLF)
         seen_BLF = mixture.features if stage.objectives.uses_mixtures else features_BLF
         if stage.objectives.retains_sources:
+            kind = "sources"
             target_BPD, _ = pl_module.retain_both(pl_module.teach(features_BLF, stage), mixture, stage)
         else:
+            kind = "mixture" if stage.objectives.uses_mixtures else "clip"
             target_BPD = pl_module.teach(seen_BLF, stage).patch_BPD
+        position_mean_PD = pl_module.position_means.mean_of(kind, target_BPD)
         _, prediction_BKPD = pl_module.predict_latents(seen_BLF, masks, random)
         mixed_columns = torch.zeros(grid[0], dtype=torch.bool).index_fill_(0, mixture.mixed_columns, True)
         return {
@@ -62,6 +66,7 @@ class PretrainingPicture(RunPicture):
             "kept": ~masks.masked[0, 0].view(grid).cpu(),
             "target": target_BPD[0].cpu(),
             "prediction": prediction_BKPD[0, 0].float().cpu(),
+            "position_mean": None if position_mean_PD is None else position_mean_PD.cpu(),
             "grid": grid,
         }
 
@@ -94,13 +99,42 @@ def principal_colors(target_PD: Tensor, prediction_PD: Tensor) -> tuple[Tensor, 
     return colors[0], colors[1]
 
 
-def centred_similarity(target_PD: Tensor, prediction_PD: Tensor) -> Tensor:
-    """Cosine of target and prediction, each less the target's mean over the patches: (P,), in [-1, 1].
+def centred_similarity(target_PD: Tensor, prediction_PD: Tensor, position_mean_PD: Tensor | None = None) -> Tensor:
+    """Cosine of target and prediction, each less a mean that hears nothing of the clip: (P,), in [-1, 1].
 
-    Without the subtraction a prediction of the mean everywhere would look almost perfect.
+    Without the subtraction a prediction of the mean target of each place would look almost perfect.
+
+    Args:
+        target_PD: Targets of one clip.
+        prediction_PD: Predictions of one clip.
+        position_mean_PD: Mean target of each place over other clips; None for the target's mean over the patches.
     """
-    mean_D = target_PD.mean(dim=0)
-    return torch.cosine_similarity(target_PD - mean_D, prediction_PD - mean_D, dim=-1)
+    mean = target_PD.mean(dim=0) if position_mean_PD is None else position_mean_PD
+    return torch.cosine_similarity(target_PD - mean, prediction_PD - mean, dim=-1)
+
+
+def describe_hidden(explained: dict[str, Any]) -> tuple[Tensor, Tensor, str, str]:
+    """How alike target and prediction are at each patch, and titles with what the mean of each place reaches.
+
+    Returns:
+        Similarities and mean squared errors, both (P,), and a title of either, with means over the hidden patches.
+    """
+    target_PD, prediction_PD = explained["target"].float(), explained["prediction"].float()
+    hidden_P, position_mean_PD = ~explained["kept"].flatten(), explained["position_mean"]
+    similarity_P = centred_similarity(target_PD, prediction_PD, position_mean_PD)
+    error_P = (prediction_PD - target_PD).square().mean(dim=-1)
+    what, error = "Cosine similarity of target and prediction", f"Mean squared error {error_P[hidden_P].mean():.2f}"
+    if position_mean_PD is None:
+        return similarity_P, error_P, f"{what} {similarity_P[hidden_P].mean():.2f}", error
+    by_position_P = centred_similarity(target_PD, position_mean_PD)
+    of_student_P = centred_similarity(target_PD, prediction_PD)
+    return (
+        similarity_P,
+        error_P,
+        f"Cosine similarity less each place's mean {similarity_P[hidden_P].mean():.2f} "
+        f"(with it: student {of_student_P[hidden_P].mean():.2f}, the mean {by_position_P[hidden_P].mean():.2f})",
+        f"{error} (of the mean of each place {(position_mean_PD - target_PD).square().mean(-1)[hidden_P].mean():.2f})",
+    )
 
 
 def draw_pretraining(
@@ -153,21 +187,14 @@ def draw_pretraining(
     show(axes[0, 1], target_color, "patches", "Target of the teacher: three principal components as red, green, blue")
     show(axes[1, 1], prediction_color, "patches", "Prediction of the student, in the colors of the target")
     # Only hidden patches count in the loss.
-    hidden_P = ~kept.flatten()
-    similarity_P = centred_similarity(target_PD, prediction_PD)
-    error_P = (prediction_PD - target_PD).square().mean(dim=-1)
-    for row, (values_P, name, style) in enumerate(
-        [
-            (similarity_P, "Cosine similarity of target and prediction", {"cmap": "RdBu", "vmin": -1, "vmax": 1}),
-            (error_P, "Mean squared error", {"cmap": "viridis", "vmin": 0, "vmax": error_P.quantile(0.98).item()}),
-        ],
-        start=2,
+    similarity_P, error_P, similarity_title, error_title = describe_hidden(explained)
+    for axis, values_P, title, style in (
+        (axes[2, 1], similarity_P, similarity_title, {"cmap": "RdBu", "vmin": -1, "vmax": 1}),
+        (axes[3, 1], error_P, error_title, {"cmap": "viridis", "vmin": 0, "vmax": error_P.quantile(0.98).item()}),
     ):
-        axis = axes[row, 1]
         axis.set_facecolor("0.85")
-        mean = values_P[hidden_P].mean()
-        shown = values_P.masked_fill(~hidden_P, float("nan")).unflatten(0, grid)
-        image = show(axis, shown, "patches", f"{name} at hidden patches, on average {mean:.2f}", **style)
+        shown = values_P.masked_fill(kept.flatten(), float("nan")).view(grid)
+        image = show(axis, shown, "patches", title, **style)
         figure.colorbar(image, ax=axis, pad=0.01)
 
     _label_axes(axes, num_mel_bins, sample_rate)

@@ -2,12 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from sslam.losses import ClassificationLoss, CrossEntropy, LabelNormalisedBCE
 from sslam.networks import ClassifierHead
+from sslam.networks.heads import Standardise
 from sslam.optim import warmup_cosine
 from sslam.probe_grid import KeptClips, ProbeGrid, StackedHeads, best, first_recordings, parts_of, random_order
 
@@ -44,7 +46,9 @@ def clips_of(number: int, width: int = 32, distance: float = 2.0) -> KeptClips:
 
 
 @pytest.mark.parametrize("loss", [CrossEntropy(0.1), LabelNormalisedBCE()])
-@pytest.mark.parametrize("shape", [{}, SHALLOW], ids=["linear", "shallow"])
+@pytest.mark.parametrize(
+    "shape", [{}, SHALLOW, {"normalisation": "standardise"}], ids=["linear", "shallow", "standardised"]
+)
 def test_train__together_learn_what_each_learns_alone(loss: ClassificationLoss, shape: dict[str, Any]) -> None:
     clips = clips_of(20, distance=0)
     rows, rates, seeds = torch.stack([torch.arange(18), torch.arange(2, 20)]), [1e-2, 1e-3], [4, 7]
@@ -106,11 +110,15 @@ def test_train__is_a_plain_mlp_on_unit_embeddings(loss: ClassificationLoss) -> N
 
 
 @pytest.mark.parametrize("hidden_width", [None, 16])
-@pytest.mark.parametrize("normalisation", ["layer_norm", "l2"])
+@pytest.mark.parametrize("normalisation", ["layer_norm", "l2", "standardise"])
 def test_stacked_heads__are_the_single_ones(hidden_width: int | None, normalisation: Any) -> None:
     embedding = clips_of(6).embedding_NW
     heads = [ClassifierHead(32, 4, seed, hidden_width, normalisation) for seed in (0, 1)]
     stack = StackedHeads(heads)
+    if normalisation == "standardise":  # a norm that does something
+        for replica, head in enumerate(heads):
+            stack.standardise(replica, embedding[: 3 + replica])
+            head.fc_norm.mean, head.fc_norm.std = Standardise.statistics(embedding[: 3 + replica])
     for replica, (head, again) in enumerate(zip(heads, stack.heads(), strict=True)):
         torch.testing.assert_close(stack(embedding.expand(2, -1, -1))[replica], head(embedding))
         assert torch.equal(again(embedding), head(embedding))
@@ -125,6 +133,26 @@ def test_standardise__outputs_of_the_norm_have_mean_0_and_deviation_1() -> None:
     output = head.fc_norm(embedding)
     torch.testing.assert_close(output.mean(dim=0), torch.zeros(32), atol=1e-4, rtol=0)
     torch.testing.assert_close(output.std(dim=0, correction=0), torch.ones(32), atol=1e-3, rtol=0)
+
+
+def test_standardise__statistics_are_of_the_clips_that_learn_and_do_not_learn() -> None:
+    clips, rows = clips_of(20), torch.stack([torch.arange(12), torch.arange(8, 20)])
+    (stack,) = grid_of(epochs=3, normalisation="standardise").train(clips, rows, [1e-2], [0, 1])
+    for head, own in zip(stack.heads(), rows, strict=True):
+        embedding = clips.embedding_NW[own].double().numpy()
+        np.testing.assert_allclose(head.fc_norm.mean, embedding.mean(axis=0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(head.fc_norm.std, embedding.std(axis=0), rtol=1e-4)
+        assert not any(name.startswith("fc_norm") for name, _ in head.named_parameters())
+
+
+def test_standardise__numbers_that_do_not_vary_are_not_blown_up() -> None:
+    embedding = torch.randn(50, 4)
+    embedding[:, 1] = 7.0
+    embedding[:, 2] = 1000 * (1 + 1e-7 * torch.randn(50))  # rounding
+    embedding[:, 3] *= 1e-9  # small, but all of it
+    mean, std = Standardise.statistics(embedding)
+    assert std[1:3].tolist() == [1.0, 1.0]
+    torch.testing.assert_close(((embedding - mean) / std)[:, 3].std(correction=0), torch.tensor(1.0))
 
 
 @pytest.fixture

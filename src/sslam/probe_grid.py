@@ -21,7 +21,7 @@ from sslam.checks import at_least, within
 from sslam.losses import ClassificationLoss
 from sslam.metrics import ClassificationMetrics
 from sslam.networks.audio_vit import LAYER_NORM_EPS
-from sslam.networks.heads import ClassifierHead, Normalisation
+from sslam.networks.heads import ClassifierHead, Normalisation, Standardise
 from sslam.optim import PEAK, warmup_cosine
 
 
@@ -71,7 +71,8 @@ class ProbeGrid:
         selection_folds: Parts of the clips that are held out in turn to choose the rate; then all clips are learnt.
         selection_fraction: Instead, the share of the clips, in (0, 1), that is held out and never learnt.
         hidden_width: Units H of a hidden layer; None for linear heads.
-        normalisation: Normalisation of the tokens: ``layer_norm`` or ``l2``.
+        normalisation: Normalisation of the tokens: ``layer_norm``, ``l2`` or ``standardise``, with which the argument
+            of this name says nothing more.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -102,7 +103,7 @@ class ProbeGrid:
         if self.standardise and self.normalisation == "l2":
             raise ValueError(
                 "standardise needs LayerNorm, whose gain and offset it sets, and normalisation is l2. Set standardise "
-                "to false, or normalisation to layer_norm."
+                "to false, or normalisation to layer_norm or standardise."
             )
 
     def new_head(self, width: int, num_classes: int, seed: int | None) -> ClassifierHead:
@@ -172,7 +173,7 @@ class ProbeGrid:
         with torch.enable_grad(), one_thread():
             initial = [self.new_head(width, num_classes, seed).to(device) for seed in seeds]
             stacks = [StackedHeads(initial) for _ in learning_rates]
-            if self.standardise:
+            if self.standardise or self.normalisation == "standardise":
                 for stack in stacks:
                     for replica, rows_N in enumerate(rows_RN):
                         stack.standardise(replica, clips.embedding_NW[rows_N])
@@ -227,8 +228,8 @@ class StackedHeads:
 
     def __init__(self, heads: Sequence[ClassifierHead]) -> None:
         self.initial = heads
-        self.parameters = torch.func.stack_module_state(list(heads))[0]
-        """Matrices (R, ...) and vectors (R, ...) by their name in a head."""
+        self.parameters, self.statistics = torch.func.stack_module_state(list(heads))
+        """Matrices (R, ...) and vectors (R, ...) by their name in a head; what learns, and what does not."""
 
     def __call__(self, embedding_RBW: Tensor) -> Tensor:
         """Logits (R, B, C) of pooled tokens (R, B, W)."""
@@ -236,6 +237,9 @@ class StackedHeads:
         own = {name: stack if stack.ndim > 2 else stack.unsqueeze(1) for name, stack in self.parameters.items()}
         if "fc_norm.weight" in own:
             inputs_RBW = normalise(embedding_RBW) * own["fc_norm.weight"] + own["fc_norm.bias"]
+        elif self.statistics:
+            mean_RW, std_RW = self.statistics["fc_norm.mean"], self.statistics["fc_norm.std"]
+            inputs_RBW = (embedding_RBW - mean_RW.unsqueeze(1)) / std_RW.unsqueeze(1)
         else:
             inputs_RBW = F.normalize(embedding_RBW, dim=-1)
         if "hidden.weight" in own:
@@ -254,7 +258,14 @@ class StackedHeads:
 
     @torch.no_grad()
     def standardise(self, replica: int, embedding_NW: Tensor) -> None:
-        """Set a norm's gain and offset so that over these clips each of its outputs has mean 0 and deviation 1."""
+        """Set a norm so that over these clips each of its outputs has mean 0 and deviation 1.
+
+        Of LayerNorm these are gain and offset, which then learn; of ``Standardise`` its mean and deviation.
+        """
+        if self.statistics:
+            mean_RW, std_RW = self.statistics["fc_norm.mean"], self.statistics["fc_norm.std"]
+            mean_RW[replica], std_RW[replica] = Standardise.statistics(embedding_NW)
+            return
         deviation_W, mean_W = torch.std_mean(normalise(embedding_NW), dim=0, correction=0)
         gain_RW, offset_RW = self.parameters["fc_norm.weight"], self.parameters["fc_norm.bias"]
         # A direction in which clips differ by rounding alone must not be blown up.
@@ -265,7 +276,8 @@ class StackedHeads:
         """Single heads with the weights that were learnt here."""
         heads = [copy.deepcopy(head) for head in self.initial]
         for replica, head in enumerate(heads):
-            head.load_state_dict({name: stack[replica] for name, stack in self.parameters.items()})
+            stacks = self.parameters | self.statistics
+            head.load_state_dict({name: stack[replica] for name, stack in stacks.items()})
         return heads
 
 

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from callbacks import CollapseMonitor
 from callbacks.collapse_monitor import relative_distance
-from sslam.metrics import Moments
+from sslam.metrics import Moments, PatchLosses, PositionMeans
 
 
 class ScriptedModule(pl.LightningModule):
@@ -26,6 +26,10 @@ class ScriptedModule(pl.LightningModule):
         self.target_stds = target_stds
         self.prediction_std = prediction_std
 
+    def patch_losses(self, batch_idx: int) -> PatchLosses | None:
+        """None as of a method that measures none; overridden below."""
+        return None
+
     def vectors(self, std: float) -> Tensor:
         rows = torch.tensor([-1.0, 1.0] * 500)[:, None].expand(-1, 4)
         return std * rows + self.global_rank
@@ -35,6 +39,7 @@ class ScriptedModule(pl.LightningModule):
             "loss": self.student(batch).sum(),
             "target_moments": moments(self.vectors(self.target_stds[batch_idx])),
             "prediction_moments": moments(self.vectors(self.prediction_std)),
+            "patch_losses": self.patch_losses(batch_idx),
         }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -62,7 +67,8 @@ def train(module: ScriptedModule, monitor: CollapseMonitor, **options: Any) -> t
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(module, batches)
-    return trainer, [str(w.message) for w in caught if "standard deviation" in str(w.message)]
+    known = ("standard deviation", "place")
+    return trainer, [str(w.message) for w in caught if any(word in str(w.message) for word in known)]
 
 
 def monitor(**options: Any) -> CollapseMonitor:
@@ -138,7 +144,14 @@ def test_collapse_monitor__outputs_without_moments_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("patience", 0), ("every_n_steps", 0), ("start_step", -1), ("min_target_std", -0.1)]
+    ("name", "value"),
+    [
+        ("patience", 0),
+        ("every_n_steps", 0),
+        ("start_step", -1),
+        ("min_target_std", -0.1),
+        ("position_patience_steps", 0),
+    ],
 )
 def test_collapse_monitor__numbers_out_of_range_are_refused(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{name} must be at least [01], got {value}"):
@@ -156,6 +169,86 @@ def test_relative_distance__matches_numpy_and_is_logged() -> None:
     trainer, _ = train(module, monitor())
     distance = relative_distance(module.student, module.teacher.encoder)
     assert trainer.callback_metrics["train/ema_distance"].item() == pytest.approx(distance.item(), rel=1e-6)
+
+
+class PlacedTargets(ScriptedModule):
+    """Targets of a part that belongs to their place and of one that is new in every clip; a student that knows a share.
+
+    Args:
+        num_steps: Steps of the run.
+        content: Size of the part that is new in every clip.
+        known: Share of that part which the student predicts; it knows the places' part.
+    """
+
+    def __init__(self, num_steps: int, content: float, known: float) -> None:
+        super().__init__([1.0] * num_steps)
+        self.content, self.known = content, known
+        self.means = PositionMeans()
+
+    def patch_losses(self, batch_idx: int) -> PatchLosses | None:
+        generator = torch.Generator().manual_seed(1 + batch_idx + 1000 * self.global_rank)
+        places_PD = torch.randn(10, 16, generator=torch.Generator().manual_seed(0))
+        content_BPD = self.content * torch.randn(8, 10, 16, generator=generator)
+        student = (((1 - self.known) * content_BPD) ** 2).sum() / 4 / 80
+        return self.means.compare(student, {"clip": (places_PD + content_BPD, torch.full((8, 10), 1 / 80))})
+
+
+def test_collapse_monitor__targets_of_positions_alone_are_a_warning_and_ones_with_content_are_none() -> None:
+    _, of_positions = train(PlacedTargets(8, content=0.05, known=0.9), monitor(stop=True))
+    _, of_content = train(PlacedTargets(8, content=1.0, known=0.5), monitor(stop=True))
+    assert of_content == []
+    (message,) = of_positions
+    assert "The place of a patch alone explains 100% of the variance of the targets at step 4" in message
+    assert "above max_position_share=0.9 in 3 checks in a row" in message
+    assert "random weights" in message
+
+
+def test_collapse_monitor__a_student_no_better_than_the_places_mean_is_a_warning_after_long() -> None:
+    watch = monitor(position_patience_steps=5)
+    trainer, messages = train(PlacedTargets(8, content=1.0, known=-0.5), watch)
+    assert trainer.global_step == 8  # a warning alone
+    (message,) = messages
+    assert "times that of the mean target of each place at step 6, which was no worse in 5 checks in a row" in message
+    assert watch.bad_checks["above_position"] == 7  # without a mean, the first step has no verdict
+
+
+@pytest.mark.parametrize(
+    ("steps", "start", "patience"), [(1000, 100, 4), (440, 44, 3), (400_000, 5000, 200), (-1, 5000, 200)]
+)
+def test_collapse_monitor__start_and_patience_follow_the_length_of_the_run(
+    steps: int, start: int, patience: int
+) -> None:
+    class LastStep(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            trainer.should_stop = True
+
+    watch = CollapseMonitor()
+    trainer = pl.Trainer(
+        callbacks=[watch, LastStep()],
+        accelerator="cpu",
+        max_steps=steps,
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    rows: Any = torch.zeros(2, 4)
+    trainer.fit(ScriptedModule([1.0]), DataLoader(rows))
+    assert watch._start_step == start
+    assert watch._position_patience == patience
+
+
+def test_collapse_monitor__sees_a_collapse_in_a_run_of_a_thousand_steps() -> None:
+    _, messages = train(ScriptedModule([0.05] * 1000), CollapseMonitor())
+    assert "at step 200, below min_target_std=0.1 in 3 checks" in messages[0]
+
+
+def test_collapse_monitor__the_state_of_earlier_versions_is_gone_on_with() -> None:
+    resumed = monitor()
+    resumed.load_state_dict({"low_checks": {"target": 2, "prediction": 0}})
+    _, messages = train(ScriptedModule([0.05]), resumed)
+    assert "in 3 checks in a row" in messages[0]
 
 
 @pytest.mark.distributed

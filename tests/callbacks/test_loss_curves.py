@@ -70,7 +70,7 @@ def test_draw_curves__unlogged_values_have_no_panel_and_stages_are_marked() -> N
     curves = LossCurves()
     for step in range(1, 11):
         curves.add(step, {"train/patch_loss": 1 / step, "train/ema_decay": 0.999})
-    figure = draw_curves(curves.panels, curves.steps, curves.values, {6: "masked latents", 20: "mixtures"})
+    figure = draw_curves(curves.panels, curves.series(), {6: "masked latents", 20: "mixtures"})
     panels: dict[str, Any] = {axis.get_title(loc="left"): axis for axis in figure.axes if axis.get_visible()}
     assert set(panels) == {"Patch loss", "1 - EMA decay"}
     boundaries = [line.get_xdata()[0] for line in panels["Patch loss"].lines if line.get_linestyle() == "--"]
@@ -82,13 +82,16 @@ def test_draw_curves__unlogged_values_have_no_panel_and_stages_are_marked() -> N
 def test_loss_curves__panels_of_another_method() -> None:
     curves = LossCurves({"Loss": {"train/loss": "training", "val/loss": "validation"}, "MoMi": {"val/momi": ""}})
     for step in range(1, 101):
-        # A validation's value stays until the next one.
-        curves.add(step, {"train/loss": 1 / step, **({"val/loss": float(step // 50)} if step >= 50 else {})})
-    figure = draw_curves(curves.panels, curves.steps, curves.values, {})
+        curves.add(step, {"train/loss": 1 / step})
+    curves.add_points(50, {"val/loss": 1.0})
+    curves.add_points(100, {"val/loss": 2.0, "val/unknown": 3.0})
+    figure = draw_curves(curves.panels, curves.series(), {})
     (panel,) = (axis for axis in figure.axes if axis.get_visible())
     assert [text.get_text() for text in panel.get_legend().get_texts()] == ["training", "validation"]
-    # Not smoothed: it jumps where the validation was.
-    assert list(panel.lines[-1].get_ydata()) == [1.0] * 50 + [2.0]
+    # Two points where the validations were, not smoothed.
+    assert list(panel.lines[-1].get_xdata()) == [50, 100]
+    assert list(panel.lines[-1].get_ydata()) == [1.0, 2.0]
+    assert panel.lines[-1].get_marker() == "o"
 
 
 def test_loss_curves__a_validation_belongs_to_its_step(tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path) -> None:
@@ -96,9 +99,27 @@ def test_loss_curves__a_validation_belongs_to_its_step(tiny_sslam: Any, clips: A
     module = tiny_sslam()
     module.val_dataloader = lambda: clips
     fit(module, clips, [curves], val_check_interval=4, check_val_every_n_epoch=None, num_sanity_val_steps=0)
-    values = curves.values["val/loss"]
-    assert [math.isnan(value) for value in values] == [True] * 3 + [False] * 5
-    assert values[3] == values[6] != values[7]
+    losses = curves.points["val/loss"]
+    assert list(losses) == [4, 8]
+    assert losses[4] != losses[8]
+
+
+def test_loss_curves__validations_between_logged_steps_are_points_too(
+    tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path
+) -> None:
+    curves, module = LossCurves(), tiny_sslam()
+    module.val_dataloader = lambda: clips
+    options = {"check_val_every_n_epoch": None, "num_sanity_val_steps": 1, "log_every_n_steps": 4}
+    checkpoint = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    fit(module, clips, [curves, checkpoint], val_check_interval=3, enable_checkpointing=True, **options)
+    assert curves.steps == [4, 8]
+    assert list(curves.points["val/patch_loss"]) == [3, 6]
+    assert list(curves.points["val/source_retention_loss"]) == [6]  # of the second stage
+
+    resumed, module = LossCurves(), tiny_sslam()
+    module.val_dataloader = lambda: clips
+    fit(module, clips, [resumed], ckpt_path=tmp_path / "step=4.ckpt", val_check_interval=3, **options)
+    assert resumed.points == curves.points
 
 
 def test_loss_curves__nothing_known_is_no_picture(tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path) -> None:
@@ -112,4 +133,5 @@ def test_loss_curves__panels_can_be_added_to_a_run() -> None:
     new = LossCurves({"Loss": {"train/loss": "", "val/loss": ""}})
     new.load_state_dict(old.state_dict())
     assert new.values["train/loss"] == [3.0]
-    assert math.isnan(new.values["val/loss"][0])
+    assert new.points["val/loss"] == {}
+    assert set(new.series()) == {"train/loss"}

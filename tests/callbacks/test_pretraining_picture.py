@@ -11,8 +11,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.image import imread
 
 from callbacks import PretrainingPicture
-from callbacks.pretraining_picture import centred_similarity, draw_pretraining, principal_colors
+from callbacks.pretraining_picture import (
+    centred_similarity,
+    describe_hidden,
+    draw_pretraining,
+    principal_colors,
+)
 from sslam.methods import Objectives, Stage
+from sslam.transforms import RandomSource
 
 
 class Losses(pl.Callback):
@@ -104,6 +110,25 @@ def test_explain__without_source_retention_the_target_is_of_what_the_student_see
     torch.testing.assert_close(shown["target"], target_BPD[0])
 
 
+@pytest.mark.parametrize(
+    ("kind", "objectives"),
+    [("clip", Objectives(1, 0, 0)), ("mixture", Objectives(1, 1, 0)), ("sources", Objectives(1, 1, 2))],
+)
+def test_explain__the_mean_of_each_place_is_of_the_same_kind_of_target(
+    tiny_sslam: Any, clips: Any, kind: str, objectives: Objectives
+) -> None:
+    module, picture = tiny_sslam(), PretrainingPicture()
+    module.stages = [Stage(4, 1e-3, 1, num_clones=2, objectives=objectives)]
+    kept = picture.keep(next(iter(clips)))
+    with torch.no_grad():
+        assert picture.explain(module, kept)["position_mean"] is None
+        features = module.frontend(kept["waveform"], kept["num_samples"])
+        losses = module.losses(features, module.stages[0], RandomSource.seeded(module.device, 0))
+        module.position_means.compare(losses.patch, losses.targets)
+        mean_PD = picture.explain(module, kept)["position_mean"]
+    torch.testing.assert_close(mean_PD, losses.targets[kind][0].mean(dim=0))
+
+
 def test_pretraining_picture__is_sent_to_tensorboard(tiny_sslam: Any, clips: Any, fit: Any, tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -127,6 +152,28 @@ def test_centred_similarity__the_mean_everywhere_is_no_prediction() -> None:
     assert centred_similarity(target_PD, target_PD).min() == pytest.approx(1, abs=1e-5)
     assert centred_similarity(target_PD, mean_PD + 1e-3 * torch.randn(64, 16, generator=generator)).mean().abs() < 0.2
     assert torch.cosine_similarity(target_PD, mean_PD, dim=-1).mean() > 0.9  # what it would be without
+
+
+def test_describe_hidden__a_prediction_of_the_place_alone_is_nothing_after_its_mean_is_taken_off() -> None:
+    generator = torch.Generator().manual_seed(0)
+    position_PD = 3 * torch.randn(64, 16, generator=generator)
+    target_PD = position_PD + torch.randn(64, 16, generator=generator)
+    kept_P = torch.arange(64) < 32
+    known = {"target": target_PD, "kept": kept_P, "position_mean": position_PD}
+    nearly_position_PD = position_PD + 0.1 * torch.randn(64, 16, generator=generator)
+    similarity_P, error_P, title, error_title = describe_hidden(known | {"prediction": nearly_position_PD})
+    assert similarity_P[32:].mean().abs() < 0.1
+    with_place, place = (centred_similarity(target_PD, p)[32:].mean().item() for p in (nearly_position_PD, position_PD))
+    assert min(with_place, place) > 0.9  # which is all that would be seen
+    assert title == (
+        f"Cosine similarity less each place's mean {similarity_P[32:].mean():.2f} "
+        f"(with it: student {with_place:.2f}, the mean {place:.2f})"
+    )
+    of_place = ((position_PD - target_PD) ** 2)[32:].mean().item()
+    assert error_title == f"Mean squared error {error_P[32:].mean():.2f} (of the mean of each place {of_place:.2f})"
+
+    half_PD = position_PD + 0.5 * (target_PD - position_PD)  # content, too weak, in the right direction
+    assert describe_hidden(known | {"prediction": half_PD})[0].min() == pytest.approx(1, abs=1e-4)
 
 
 def test_principal_colors__equal_vectors_have_equal_colors() -> None:
@@ -157,11 +204,12 @@ def test_draw_pretraining__marks_unmixed_windows_and_masks_in_place() -> None:
         "kept": kept,
         "target": latents_PD,
         "prediction": latents_PD + 0.1,
+        "position_mean": None,
         "grid": grid,
     }
     figure = draw_pretraining(explained, "title", "clip", seconds_per_frame=0.01, sample_rate=16000)
     axes: dict[str, Any] = {
-        axis.get_title(loc="left").split(":")[0].split(" at hidden")[0]: axis for axis in figure.axes
+        axis.get_title(loc="left").split(":")[0].rstrip("-0123456789. "): axis for axis in figure.axes
     }
     lines = [line.get_xdata()[0] for line in axes["Mixture"].lines]
     assert lines == pytest.approx([0.16, 0.48])

@@ -14,7 +14,7 @@ from sslam.checkpoints import CheckpointError, load_encoder, read_checkpoint
 from sslam.checkpoints.architecture import Network, state_networks, statement
 from sslam.commands.convert import main
 from sslam.frontends import KaldiFbank
-from sslam.networks import AudioViT, ClassifierHead
+from sslam.networks import AudioViT, ClassifierHead, Readout
 from tests.checkpoints.published_files import fine_tuned, pre_trained, save_published
 
 FRONTEND: dict[str, Any] = {"num_frames": 512, "num_mel_bins": 128, "mean": -6.627, "std": 5.359, "sample_rate": 16000}
@@ -24,7 +24,7 @@ NAMES = ["dog", "rooster, far", "Ruisseau à l'eau"]
 def classifier(path: Path, pooling: str = "cls", **changes: Any) -> Path:
     """A checkpoint as a run of a classifier saves it."""
     encoder = AudioViT(width=48, depth=2, num_heads=4)
-    width = 96 if pooling == "both" else 48
+    width = Readout(pooling).width(encoder)  # type: ignore[arg-type]
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     for part in ("", "probes.0.", "probes.1."):
         state |= {f"{part}fc_norm.weight": torch.ones(width), f"{part}fc_norm.bias": torch.zeros(width)}
@@ -44,7 +44,7 @@ def classifier(path: Path, pooling: str = "cls", **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize("pooling", ["cls", "mean", "both"])
+@pytest.mark.parametrize("pooling", ["cls", "mean", "both", "statistics", "row_statistics"])
 def test_read_checkpoint__states_front_end_pooling_and_classes(tmp_path: Path, pooling: str) -> None:
     checkpoint = read_checkpoint(classifier(tmp_path / "last.ckpt", pooling))
     assert checkpoint.kind == "fine_tuned"
@@ -57,7 +57,7 @@ def test_read_checkpoint__states_front_end_pooling_and_classes(tmp_path: Path, p
     assert not any(name.startswith("probes.") for name in checkpoint.tensors)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "both"])
+@pytest.mark.parametrize("pooling", ["mean", "both", "statistics", "row_statistics"])
 def test_convert__carries_what_is_stated_to_both_formats_and_back(
     tmp_path: Path, pooling: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +115,11 @@ def test_load_encoder__drop_path_is_for_fine_tuning(tmp_path: Path) -> None:
         ({"encoder": {"extra": 1}}, "unexpected keyword argument 'extra'"),
         ({"frontend": {"num_mel_bins": 64}}, "num_mel_bins = 128, as the encoder's"),
         ({"head": {"pooling": "both"}}, "pooling = both, and it must be cls or mean"),
+        ({"head": {"pooling": "row_statistics"}}, "pooling = row_statistics, and it must be cls or mean"),
+        ({"head": {"layers": [1, 2]}}, "expected (3, 96)"),
+        ({"head": {"layers": [3]}}, "no tokens for: layers must be at most 2, the number of layers of the AudioViT"),
+        ({"head": {"layers": "12"}}, "layers = 12, and they must be numbers of layers"),
+        ({"head": {"layers": [1.5]}}, "layers = [1.5], and they must be numbers of layers"),
         ({"head": {"activation": "\x1b[2Jrelu"}}, r"activation = '\\x1b[2Jrelu', and it must be sigmoid or softmax"),
         ({"head": {"init_args": {"width": 48, "num_classes": 4}}}, "head.weight (3, 48), expected (4, 48)"),
         ({"head": {"init_args": {"width": 48, "num_classes": 3, "hidden_width": 9}}}, "(3, 48), expected (3, 9)"),

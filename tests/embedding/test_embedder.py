@@ -44,7 +44,7 @@ def test_embedder__pools_as_asked_and_takes_the_teacher(pre_trained: Path) -> No
     assert torch.equal(results["both"].clip, torch.cat([results["cls"].clip, results["mean"].clip], dim=1))
     teacher = AudioEmbedder.from_checkpoint(pre_trained, "teacher", "cpu")
     assert not torch.allclose(teacher(waveform).clip, results["cls"].clip, atol=0.1)
-    with pytest.raises(ValueError, match="pooling must be one of cls, mean, both, got 'max'"):
+    with pytest.raises(ValueError, match="must be one of cls, mean, both, statistics, row_statistics, got 'max'"):
         AudioEmbedder.from_checkpoint(pre_trained, pooling="max")  # type: ignore[arg-type]
 
 

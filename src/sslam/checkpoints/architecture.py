@@ -59,7 +59,7 @@ def state_networks(modules: Mapping[str, Rebuildable]) -> dict[str, Any]:
     return statement({role: Network(type(module), module.architecture()) for role, module in modules.items()})
 
 
-def statement(stated: "Mapping[str, Network]", classifier: Mapping[str, str] | None = None) -> dict[str, Any]:
+def statement(stated: "Mapping[str, Network]", classifier: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """As :func:`state_networks`, of networks that need not exist; what a classifier has besides stands at its head."""
     entries: dict[str, dict[str, Any]] = {
         role: {"class_path": class_path(network.network_class), "init_args": network.arguments}

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,8 @@ from sslam.checkpoints.published import FINE_TUNED_PARTS, PRE_TRAINED_PARTS
 from sslam.checkpoints.separators import SEPARATOR
 from sslam.errors import CheckpointError, printable
 from sslam.frontends import Frontend
-from sslam.networks import AudioViT, ClassifierHead, Encoder
-from sslam.networks.pooling import pooled_width
+from sslam.networks import AudioViT, ClassifierHead, Encoder, Readout
+from sslam.networks.pooling import Pooling
 
 # Parts of a run's checkpoint that are not read: the configuration makes them anew, they are the heads of a linear
 # probe's other seeds, or those of the tasks of contrastive pre-training.
@@ -45,8 +45,8 @@ class Checkpoint:
             float32 where they are floating-point. Every part is whole; parts other than the encoder may be absent.
         networks: How to build ``encoder`` and, where the file has or states them, ``decoder``, ``frontend`` and
             ``head``.
-        classifier: ``pooling`` (``cls``, ``mean`` or ``both``) and ``activation`` (``sigmoid`` or ``softmax``), which
-            makes probabilities of logits, of a classifier; empty without one.
+        classifier: What a classifier takes, ``pooling`` and, where some are stated, ``layers`` (see :attr:`readout`),
+            and its ``activation`` (``sigmoid`` or ``softmax``), which makes probabilities of logits; empty without one.
         source_sha256: SHA-256 of the file that ``sslam convert`` made this one from; empty for any other file.
         skipped: What the file holds besides, in words.
         unknown: Names of tensors that belong to no part; empty unless they were allowed.
@@ -56,7 +56,7 @@ class Checkpoint:
     kind: Literal["pre_trained", "fine_tuned", "contrastive"]
     tensors: dict[str, Tensor]
     networks: dict[str, Network]
-    classifier: dict[str, str] = field(default_factory=dict)
+    classifier: dict[str, Any] = field(default_factory=dict)
     source_sha256: str = ""
     skipped: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
@@ -66,6 +66,11 @@ class Checkpoint:
     def num_classes(self) -> int:
         """Outputs of the classifier, 0 without one."""
         return len(self.tensors.get("head.weight", ()))
+
+    @property
+    def readout(self) -> Readout:
+        """What the classifier takes of the encoder."""
+        return Readout(self.classifier["pooling"], self.classifier.get("layers"))
 
     def build_encoder(self, weights: Literal["student", "teacher"] = "student", drop_path: float = 0.0) -> Encoder:
         """The encoder in training mode, on the CPU; see :func:`load_encoder`.
@@ -182,11 +187,11 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
     modules: dict[str, nn.Module] = dict.fromkeys(("student.", "encoder.", "teacher.encoder."), encoder)
     if "decoder" in networks:
         modules["decoder."] = networks["decoder"].build_empty(_num_elements(tensors, "decoder."))
-    classifier = _classifier(contents, tensors, encoder.width)
+    classifier = _classifier(contents, tensors, encoder)
     num_classes = next(iter(tensors.get("head.weight", torch.empty(0)).shape), 0)
     if classifier:
         stated_head = networks.get("head", Network(ClassifierHead, {"num_classes": num_classes}))
-        width = pooled_width(encoder.width, classifier["pooling"])  # type: ignore[arg-type]
+        width = Readout(classifier["pooling"], classifier.get("layers")).width(encoder)
         networks["head"] = Network(stated_head.network_class, stated_head.arguments | {"width": width})
         head: ClassifierHead = networks["head"].build_empty(_num_elements(tensors, "head."))
         modules |= {"fc_norm.": head.fc_norm, "head.": head.head}
@@ -342,23 +347,43 @@ def _num_elements(tensors: Mapping[str, Tensor], part: str) -> int:
     return sum(tensor.numel() for name, tensor in tensors.items() if name.startswith(part))
 
 
-def _classifier(contents: Contents, tensors: Mapping[str, Tensor], width: int) -> dict[str, str]:
-    """Pooling and activation of a classifier; where they are not stated, those of the published ones (AudioSet)."""
+def _classifier(contents: Contents, tensors: Mapping[str, Tensor], encoder: Encoder) -> dict[str, Any]:
+    """Readout and activation of a classifier; where they are not stated, those of the published ones (AudioSet)."""
     if not any(name.startswith(FINE_TUNED_PARTS[1:]) for name in tensors):
         return {}
-    takes_both = tensors.get("head.weight", torch.empty(0)).shape[1:] == (2 * width,)
-    poolings = ("both",) if takes_both else ("cls", "mean")
     stated = contents.architecture.get("head")
+    stated = stated if isinstance(stated, dict) else {}
     classifier = {}
+    poolings = _poolings_that_fit(encoder, stated.get("layers"), tensors.get("head.weight"))
     for name, values in {"pooling": poolings, "activation": ACTIVATIONS}.items():
-        value = stated.get(name) if isinstance(stated, dict) else None
+        value = stated.get(name)
         classifier[name] = value if type(value) is str else values[0]
         if classifier[name] not in values:
             raise CheckpointError(
                 f"The file states a classifier with {name} = {printable(classifier[name])}, and it must be "
                 f"{' or '.join(values)}. Give a checkpoint that was not altered."
             )
-    return classifier
+    return classifier if stated.get("layers") is None else classifier | {"layers": stated["layers"]}
+
+
+def _poolings_that_fit(encoder: Encoder, layers: Any, weight: Tensor | None) -> list[str]:
+    """Poolings, of these layers, of the size that the head's weight has; all where it has none, or none fits."""
+    if layers is not None and not (isinstance(layers, list) and all(type(layer) is int for layer in layers)):
+        raise CheckpointError(
+            f"The file states a classifier with layers = {printable(layers)}, and they must be numbers of layers. Give "
+            "a checkpoint that was not altered."
+        )
+    try:
+        poolings = {pooling: Readout(pooling, layers) for pooling in get_args(Pooling)}
+        if not hasattr(encoder, "num_rows"):
+            del poolings["row_statistics"]
+        widths = {pooling: readout.width(encoder) for pooling, readout in poolings.items()}
+    except ValueError as error:
+        raise CheckpointError(
+            f"The file states a classifier that its encoder has no tokens for: {printable(str(error))}"
+        ) from error
+    width = None if weight is None or weight.dim() != 2 else weight.shape[1]
+    return [pooling for pooling, fits in widths.items() if fits == width] or list(widths)
 
 
 def file_sha256(*paths: Path) -> str:

@@ -17,7 +17,7 @@ from sslam.checkpoints.contents import METADATA_KEY
 from sslam.checkpoints.loading import Checkpoint
 from sslam.checkpoints.separators import SEPARATOR, SeparatorCheckpoint
 from sslam.errors import CheckpointError
-from sslam.networks import AudioViT
+from sslam.networks import AudioViT, Readout
 
 CLASSIFIER_OF_THE_HUB = {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"}
 
@@ -65,7 +65,7 @@ def write_hub(checkpoint: Checkpoint, folder: Path) -> None:
     if network.network_class is not AudioViT:
         raise CheckpointError(f"The Hub's layout has no {network.network_class.__name__}. Write it in our format.")
     classifier = {name for name in checkpoint.tensors if name.startswith(published.FINE_TUNED_PARTS[1:])}
-    if classifier and (classifier != CLASSIFIER_OF_THE_HUB or checkpoint.classifier["pooling"] != "cls"):
+    if classifier and (classifier != CLASSIFIER_OF_THE_HUB or checkpoint.readout != Readout()):
         raise CheckpointError(
             "The Hub's layout has a classifier of the CLS token, a layer norm and a linear layer, and the checkpoint "
             "has another. Write it in our format."

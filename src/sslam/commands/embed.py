@@ -56,8 +56,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--pooling",
-        choices=("cls", "mean", "both"),
-        help="of a clip's vector: CLS token (default), mean of the patches, or one after the other",
+        choices=("cls", "mean", "both", "statistics", "row_statistics"),
+        help="of a clip's vector: CLS token (default), mean of the patches, both one after the other, mean and "
+        "standard deviation of the patches, or these over time for each frequency row",
+    )
+    parser.add_argument(
+        "--layers",
+        type=layer_numbers,
+        metavar="N,N",
+        help="layers of the encoder whose pooled tokens become the vector, one after the other, such as 4,8,12; by "
+        "default its output",
     )
     parser.add_argument(
         "--tags", type=positive_integer, metavar="K", help="the K most probable classes of a fine-tuned checkpoint"
@@ -92,6 +100,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def layer_numbers(text: str) -> tuple[int, ...]:
+    """Parse the value of ``--layers``, such as ``4,8,12``."""
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"numbers of layers such as 4,8,12 are wanted, got {text!r}") from error
+
+
 def check_options(options: argparse.Namespace) -> None:
     """Refuse values that do not go together.
 
@@ -102,8 +118,9 @@ def check_options(options: argparse.Namespace) -> None:
     if options.output.suffix.lower() not in wanted:
         of_what = "tags" if options.tags else "embeddings (without --tags)"
         raise UsageError(f"--output must end in {' or '.join(wanted)} for {of_what}, got {options.output}.")
-    if options.pooling and (options.tags or options.level == "frame"):
-        raise UsageError("--pooling is of a clip's embedding. Leave it out with --level frame and with --tags.")
+    for name in ("pooling", "layers"):
+        if getattr(options, name) and (options.tags or options.level == "frame"):
+            raise UsageError(f"--{name} is of a clip's embedding. Leave it out with --level frame and with --tags.")
     if options.tags and options.level == "frame":
         raise UsageError("--tags are of whole files. Leave --level frame out.")
     check_output(options.output, options.overwrite)
@@ -125,7 +142,7 @@ def embed(options: argparse.Namespace) -> int:
     location = resolve(options.checkpoint)
     embedder = AudioEmbedder.from_checkpoint(
         location.address, options.weights, choose_device(options.device), options.pooling or "cls",
-        options.num_frames, options.mean, options.std, options.user_classes,
+        options.num_frames, options.mean, options.std, options.user_classes, options.layers,
     )  # fmt: skip
     if options.tags and not embedder.num_classes:
         raise UsageError(
@@ -137,7 +154,7 @@ def embed(options: argparse.Namespace) -> int:
     settings = {
         "checkpoint_sha256": file_sha256(location.file),
         **{name: getattr(options, name) for name in ("level", "tags", "weights", "num_frames")},
-        "pooling": embedder.pooling,
+        **embedder.readout.stated(),
         "mean": embedder.frontend.mean,
         "std": embedder.frontend.std,
         "device": embedder.device.type,

@@ -4,9 +4,10 @@ Shape letters: B clips, T samples, P patches, L columns of patches (time), D wid
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from sslam.checkpoints import Checkpoint, CheckpointError, UserClasses
 from sslam.checkpoints.provenance import read_encoder
 from sslam.frontends import Frontend, KaldiFbank
-from sslam.networks import AudioViT, ClassifierHead, Encoder
-from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
+from sslam.networks import AudioViT, ClassifierHead, Encoder, Readout
+from sslam.networks.pooling import Pooling
+from sslam.networks.readout import encode
 
 MAX_FRAMES = 768 * 16  # two minutes, what a published transformer takes
 HOP_SECONDS = 0.010
@@ -29,7 +31,7 @@ class Embeddings:
     """What the encoder says of B clips, in float32 on the embedder's device.
 
     Attributes:
-        clip: One vector per clip, (B, W): the CLS token, the mean of the patches, or both in a row (W = 2 D).
+        clip: One vector per clip, (B, W): the readout, by default the CLS token (W = D).
         frames: One vector per column of patches, (B, L, D): the mean over its frequency patches. L is that of the
             longest clip; what stands behind a clip's own ``num_columns`` is of padding, or zero.
         times: Centres of the columns in seconds from the clip's beginning, (L,). A column is 16 frames of 10 ms with
@@ -47,10 +49,10 @@ class Embeddings:
 
 
 class Classifier(NamedTuple):
-    """The head of a fine-tuned checkpoint, the tokens that it takes and what makes probabilities of its logits."""
+    """The head of a fine-tuned checkpoint, what it takes of the encoder and what makes probabilities of its logits."""
 
     head: ClassifierHead
-    pooling: Pooling
+    readout: Readout
     activation: Literal["sigmoid", "softmax"]
 
 
@@ -64,7 +66,9 @@ class AudioEmbedder:
     Args:
         encoder: Encoder of the front end's features.
         frontend: Front end with the statistics that the encoder was trained with; its ``num_frames`` is not used.
-        pooling: Pooling that makes ``Embeddings.clip``.
+        pooling: Pooling that makes ``Embeddings.clip``: ``cls``, ``mean``, ``both``, ``statistics`` or
+            ``row_statistics``; see :class:`~sslam.networks.Readout`.
+        layers: Numbers of the encoder's layers, from 1, of which it pools the tokens; None for its output.
         num_frames: Frames that every clip is padded or cut to, a multiple of the patch size; None takes each clip's
             own. The published evaluations use 1024 for 10 s.
         classifier: Classifier for ``Embeddings.logits``.
@@ -72,7 +76,8 @@ class AudioEmbedder:
         device: Device to compute on; None takes a GPU if there is one.
 
     Raises:
-        ValueError: If the pooling is unknown, or ``num_frames`` is no multiple of the patch size or too large.
+        ValueError: If the pooling is unknown, the encoder has no such layers, or ``num_frames`` is no multiple of the
+            patch size or too large.
     """
 
     def __init__(
@@ -84,9 +89,11 @@ class AudioEmbedder:
         classifier: Classifier | None = None,
         class_names: list[str] | None = None,
         device: str | torch.device | None = None,
+        layers: Sequence[int] | None = None,
     ) -> None:
-        if pooling not in get_args(Pooling):
-            raise ValueError(f"pooling must be one of {', '.join(get_args(Pooling))}, got {pooling!r}.")
+        self.readout = Readout(pooling, layers)
+        self.clip_width = self.readout.width(encoder)
+        """W, the size of ``Embeddings.clip``."""
         if not hasattr(encoder, "patch_size"):
             raise ValueError(
                 f"{type(encoder).__name__} has no patch_size, the frames to a column of its tokens. Set it in its "
@@ -104,7 +111,6 @@ class AudioEmbedder:
         # One of its own, as the number of frames is set for each clip.
         self.frontend = type(frontend)(**frontend.architecture()).to(self.device)
         self.frontend.expects_length = False
-        self.pooling: Pooling = pooling
         self.num_frames = num_frames
         self.classifier = classifier
         if classifier is not None:
@@ -122,6 +128,7 @@ class AudioEmbedder:
         mean: float | None = None,
         std: float | None = None,
         user_classes: UserClasses = (),
+        layers: Sequence[int] | None = None,
     ) -> "AudioEmbedder":
         """From a checkpoint of a run, a file of ``sslam convert``, or a published file; nothing in it is executed.
 
@@ -135,6 +142,7 @@ class AudioEmbedder:
                 for a published file. Where nothing is known, as of a bare state dict, these are taken with a warning.
             std: Standard deviation likewise.
             user_classes: Classes of your own that the file may name, see :func:`~sslam.checkpoints.read_checkpoint`.
+            layers: See the class.
 
         Raises:
             CheckpointError: If the file cannot be used.
@@ -154,17 +162,12 @@ class AudioEmbedder:
                     stacklevel=2,
                 )
         classifier = _classifier(checkpoint)
-        return cls(trained.encoder, frontend, pooling, num_frames, classifier, checkpoint.class_names, device)
+        return cls(trained.encoder, frontend, pooling, num_frames, classifier, checkpoint.class_names, device, layers)
 
     @property
     def sample_rate(self) -> int:
         """Rate in Hz that waveforms must have."""
         return self.frontend.sample_rate
-
-    @property
-    def clip_width(self) -> int:
-        """W, the size of ``Embeddings.clip``."""
-        return pooled_width(self.encoder.width, self.pooling)
 
     @property
     def num_classes(self) -> int:
@@ -202,13 +205,16 @@ class AudioEmbedder:
         clip_BW = waveform_BT.new_empty(len(waveform_BT), self.clip_width)
         frames_BLD = waveform_BT.new_zeros(len(waveform_BT), longest, self.encoder.width)
         logits_BC = waveform_BT.new_empty(len(waveform_BT), self.num_classes) if self.classifier else None
+        readouts = [self.readout, *([self.classifier.readout] if self.classifier else [])]
         for num_columns in num_columns_B.unique().tolist():
             rows = (num_columns_B == num_columns).nonzero().squeeze(1)
-            tokens_BPD = self._encode(waveform_BT[rows], num_samples_B[rows], num_columns)
-            clip_BW[rows] = pool_tokens(tokens_BPD, self.pooling)
+            features_BLF = self._features(waveform_BT[rows], num_samples_B[rows], num_columns)
+            tokens_BPD, of_layer = encode(self.encoder, features_BLF, readouts)
+            clip_BW[rows] = self.readout.of_tokens(self.encoder, tokens_BPD, of_layer)
             frames_BLD[rows, :num_columns] = tokens_BPD[:, 1:].unflatten(1, (num_columns, -1)).mean(dim=2)
             if self.classifier is not None and logits_BC is not None:
-                logits_BC[rows] = self.classifier.head(pool_tokens(tokens_BPD, self.classifier.pooling))
+                pooled_BW = self.classifier.readout.of_tokens(self.encoder, tokens_BPD, of_layer)
+                logits_BC[rows] = self.classifier.head(pooled_BW)
         times_L = self.column_times(longest).to(self.device)
         return Embeddings(clip_BW, frames_BLD, times_L, own_columns_B, logits_BC)
 
@@ -264,24 +270,24 @@ class AudioEmbedder:
             )
         return waveform_BT, num_samples_B
 
-    def _encode(self, waveform_BT: Tensor, num_samples_B: Tensor, num_columns: int) -> Tensor:
-        """Tokens (B, 1 + P, D) of clips with the same number of columns."""
+    def _features(self, waveform_BT: Tensor, num_samples_B: Tensor, num_columns: int) -> Tensor:
+        """Features (B, L, F) of clips with the same number of columns."""
         self.frontend.num_frames = num_columns * self.encoder.patch_size
         # A length that follows from the columns alone, so that sums run alike whatever the batch was padded to.
         wanted = self.frontend.window_length + self.frontend.num_frames * self.frontend.hop_length - 1
         if self.num_frames is None:
             missing = wanted - waveform_BT.shape[1]
             waveform_BT = nn.functional.pad(waveform_BT, (0, max(0, missing)))[:, :wanted]
-        tokens_BPD: Tensor = self.encoder(self.frontend(waveform_BT, num_samples_B))
-        return tokens_BPD
+        features_BLF: Tensor = self.frontend(waveform_BT, num_samples_B)
+        return features_BLF
 
 
 def _classifier(checkpoint: Checkpoint) -> Classifier | None:
     state = {name: value for name, value in checkpoint.tensors.items() if name.startswith(("fc_norm.", "head."))}
     if "head.weight" not in state:
         return None
-    if "fc_norm.weight" not in state:
+    if not any(name.startswith("fc_norm.") for name in state):
         raise CheckpointError("The file holds a classifier's head without its norm (fc_norm). Give a whole checkpoint.")
     head = checkpoint.networks["head"].build()
     head.load_state_dict(state)
-    return Classifier(head, **checkpoint.classifier)  # type: ignore[arg-type]
+    return Classifier(head, checkpoint.readout, checkpoint.classifier["activation"])

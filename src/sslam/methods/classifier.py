@@ -15,7 +15,7 @@ from sslam.checks import at_least
 from sslam.losses import ClassificationLoss
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import ClassificationMetrics, ClassificationResults
-from sslam.networks.heads import ClassifierHead
+from sslam.networks.heads import ClassifierHead, UnitLength
 
 
 class Classifier(EvaluatedEncoder):
@@ -70,8 +70,9 @@ class Classifier(EvaluatedEncoder):
         self.num_classes = num_classes
         seeds: list[int] | list[None] = self.seeds or [None]
         first, *others = (self.new_head(self.width, num_classes, seed) for seed in seeds)
-        # A linear one after LayerNorm has the names of published classifiers, by which it is tagged and exported with.
-        if isinstance(first.fc_norm, nn.LayerNorm) and len(first) == 2:
+        # A linear one has the names of published classifiers, by which it is tagged and exported with; but a norm
+        # without tensors has none.
+        if not isinstance(first.fc_norm, UnitLength) and len(first) == 2:
             self.fc_norm, self.head = first.fc_norm, first.head
         self.stated_head = Network(type(first), first.architecture())
         if self.seeds is not None:
@@ -156,7 +157,7 @@ class Classifier(EvaluatedEncoder):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        classifier = {"pooling": self.pooling, "activation": self.loss.activation}
+        classifier = self.readout.stated() | {"activation": self.loss.activation}
         checkpoint["architecture"] |= statement({"head": self.stated_head}, classifier)
         checkpoint["class_names"] = self.class_names
         checkpoint["provenance"] = self.provenance

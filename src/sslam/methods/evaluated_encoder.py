@@ -14,8 +14,8 @@ from sslam.checks import within
 from sslam.frontends import Frontend
 from sslam.methods.method import Method, require_same_mel_bins
 from sslam.metrics import ClassificationResults, RetrievalResults
-from sslam.networks import Encoder
-from sslam.networks.pooling import Pooling, pool_tokens, pooled_width
+from sslam.networks import Encoder, Readout
+from sslam.networks.pooling import Pooling
 from sslam.rebuildable import Rebuildable
 
 
@@ -32,7 +32,10 @@ class EvaluatedEncoder(Method):
             only, for the baseline that every pre-training must beat.
         encoder: Instead of ``initial_checkpoint``, an encoder with random weights, or one that has none:
             :class:`~sslam.networks.MeanFeatures`.
-        pooling: ``cls`` (as published), ``mean`` of the patches, or ``both``, one after the other.
+        pooling: ``cls`` (as published), ``mean`` of the patches, ``both``, one after the other, ``statistics``, mean
+            and standard deviation of the patches, or ``row_statistics``, these over time for each frequency row.
+        layers: Numbers of the encoder's layers, from 1, of which the pooled tokens are taken, one after the other; None
+            for its output (as published).
         label: Name of the weights in tables, such as ``stage 1``; by default ``weights`` and the file's name.
         drop_path: Stochastic depth of the encoder's last block in training, rising linearly from the first one; an
             ``encoder`` that is given keeps its own.
@@ -41,7 +44,8 @@ class EvaluatedEncoder(Method):
             ``my_encoders.TinyEncoder``.
 
     Raises:
-        ValueError: If the encoder is given twice or not at all, cannot be read, or does not fit the front end.
+        ValueError: If the encoder is given twice or not at all, cannot be read, or does not fit the front end or the
+            readout.
     """
 
     results: RetrievalResults | list[ClassificationResults] | None
@@ -54,6 +58,7 @@ class EvaluatedEncoder(Method):
         weights: Literal["student", "teacher", "random"] = "student",
         encoder: Encoder | None = None,
         pooling: Pooling = "cls",
+        layers: Sequence[int] | None = None,
         label: str | None = None,
         drop_path: float = 0.0,
         whole_clips: bool = False,
@@ -83,9 +88,9 @@ class EvaluatedEncoder(Method):
         require_same_mel_bins(frontend, encoder)
         self.frontend = frontend
         self.encoder = encoder
-        self.pooling = pooling
         self.drop_path = drop_path
-        self.width = pooled_width(encoder.width, pooling)
+        self.readout = Readout(pooling, layers)
+        self.width = self.readout.width(encoder)
         self.class_names: list[str] = []
 
     @property
@@ -107,7 +112,7 @@ class EvaluatedEncoder(Method):
 
     def embed(self, features_BLF: Tensor) -> Tensor:
         """Pooled tokens (B, W), float32 also under autocast, of normalised features (B, L, F)."""
-        return pool_tokens(self.encoder(features_BLF), self.pooling).float()
+        return self.readout(self.encoder, features_BLF).float()
 
     def embed_clips(self, batch: dict[str, Any]) -> Tensor:
         """Pooled tokens (B, W) of a batch's whole clips."""

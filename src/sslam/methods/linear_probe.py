@@ -40,14 +40,16 @@ class LinearProbe(Classifier):
         weight_decay: Decoupled weight decay of Adam.
         weight_decay_exempt_1d: Give biases and norm weights no decay; the published code decays everything.
         betas: Betas of Adam.
-        standardise: Start from tokens that are standardised over the training clips, without which directions that
-            vary little learn slowly (MAE uses a BatchNorm for this).
+        standardise: Let LayerNorm begin with a gain and an offset that standardise the tokens over the training clips,
+            without which directions that vary little learn slowly (MAE uses a BatchNorm for this).
         selection_folds: Parts of the training clips that are held out in turn to choose the learning rate; then the
             heads learn from all clips.
         selection_fraction: Instead of parts in turn, the share of the training clips that is held out, from which no
             head ever learns; the heads of the learning rate that does best on it are kept. In (0, 1), or None.
         hidden_width: Units of a hidden layer with ReLU; None for a linear head.
-        normalisation: Normalisation of the tokens: LayerNorm, whose gain and offset are learnt, or ``l2``, to length 1.
+        normalisation: Normalisation of the tokens: LayerNorm, whose gain and offset are learnt, ``l2``, to length 1, or
+            ``standardise``: each number by its own mean and deviation over the training clips, for pooled statistics
+            of different scales, which LayerNorm would mix.
         **kwargs: Arguments of :class:`~sslam.methods.classifier.Classifier`.
 
     Raises:

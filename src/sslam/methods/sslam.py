@@ -7,7 +7,7 @@ bins, P patches, V kept patches, Q patches of the mixed columns, D width.
 import operator
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,11 +20,12 @@ from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
 from sslam.frontends import Frontend
 from sslam.losses import cls_loss, masked_latent_loss, source_retention_cls_target, source_retention_target
 from sslam.methods.method import Method, require_same_mel_bins
-from sslam.metrics import LossMeans, Moments
+from sslam.metrics import LossMeans, Moments, PositionMeans
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.optim import add_epsilon_before_correction, parameter_groups
+from sslam.pretraining_losses import PretrainingLosses
 from sslam.rebuildable import Rebuildable
-from sslam.stages import Objectives, Stage, stage_at
+from sslam.stages import Stage, stage_at
 from sslam.transforms import (
     InverseBlockMasking,
     Masks,
@@ -33,28 +34,6 @@ from sslam.transforms import (
     RandomSource,
     partner_of,
 )
-
-
-class PretrainingLosses(NamedTuple):
-    """The terms, whose sum is minimised, and the moments of targets and predictions at masked patches."""
-
-    patch: Tensor
-    cls: Tensor
-    source_retention: Tensor
-    source_retention_cls: Tensor
-    target_moments: Moments
-    prediction_moments: Moments
-
-    @property
-    def total(self) -> Tensor:
-        return self.patch + self.cls + self.source_retention + self.source_retention_cls
-
-    def by_name(self, objectives: Objectives) -> dict[str, Tensor]:
-        """The terms that the objectives have, by the names that they are logged under."""
-        terms = {"patch_loss": self.patch, "cls_loss": self.cls}
-        terms |= {"source_retention_loss": self.source_retention} if objectives.source_retention else {}
-        is_global = objectives.source_retention_global > 0
-        return terms | ({"source_retention_cls_loss": self.source_retention_cls} if is_global else {})
 
 
 class SSLAM(Method):
@@ -146,6 +125,7 @@ class SSLAM(Method):
         self.mean_losses = LossMeans(
             ("loss", "patch_loss", "cls_loss", "source_retention_loss", "source_retention_cls_loss")
         )
+        self.position_means = PositionMeans()
         if compile_blocks:
             self.student.compile_blocks()
             self.teacher.encoder.compile_blocks()
@@ -168,6 +148,12 @@ class SSLAM(Method):
         masks = self.draw_masks(features_BLF, stage.num_clones, random)
         patch_sum = cls_sum = source_retention_sum = source_retention_cls_sum = features_BLF.new_zeros(())
         compared: list[tuple[Tensor, Tensor]] = []  # predictions and their targets
+        targets: dict[str, tuple[Tensor, Tensor | None]] = {}
+        # Every mask hides the same number of patches, so these are means at any batch size and under accumulation. The
+        # source retention losses are divided by all masked tokens and rows, although they have those of the mixtures.
+        num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
+        num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
+        hidden_times_BP = masks.masked.sum(dim=1)
         if objectives.uses_clips or objectives.retains_sources:
             clip_targets = self.teach(features_BLF, stage)
         if objectives.uses_clips:
@@ -176,6 +162,8 @@ class SSLAM(Method):
             patch_sum = objectives.unmixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
             cls_sum = objectives.unmixed_cls * cls_loss(cls_BKD, clip_targets.cls_BPD).sum()
             compared.append((prediction_BKPD, target_BPD))
+            weight_BP = objectives.unmixed / num_masked_tokens * hidden_times_BP
+            targets["clip"] = (target_BPD, weight_BP if objectives.unmixed else None)
         if objectives.uses_mixtures:
             mixture = self.mixing(features_BLF, self.student.patch_size, random.cpu, summed_BLF)
             # A mixture is masked like the clip it was made from.
@@ -186,19 +174,17 @@ class SSLAM(Method):
                 patch_sum = patch_sum + objectives.mixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 cls_sum = cls_sum + objectives.mixed_cls * cls_loss(cls_BKD, mixture_targets.cls_BPD).sum()
                 compared.append((prediction_BKPD, target_BPD))
+                weight_BP = objectives.mixed / num_masked_tokens * hidden_times_BP
+                targets["mixture"] = (target_BPD, weight_BP if objectives.mixed else None)
             if objectives.retains_sources:
                 target_BPD, target_B1D = self.retain_both(clip_targets, mixture, stage)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
                 retained_cls = cls_loss(cls_BKD, target_B1D).sum()
                 source_retention_cls_sum = objectives.source_retention_global * retained_cls
+                targets["sources"] = (target_BPD, None)
                 if not objectives.bootstraps_mixtures:
                     compared.append((prediction_BKPD, target_BPD))
-        # Every mask hides the same number of patches, so these are means at any batch size and under accumulation. The
-        # source retention losses are divided by all masked tokens and rows, although they have those of the mixtures.
-        num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
-        num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
-        hidden_times_BP = masks.masked.sum(dim=1)
         return PretrainingLosses(
             patch=patch_sum / num_masked_tokens,
             cls=self.cls_loss_weight * cls_sum / num_rows,
@@ -206,6 +192,7 @@ class SSLAM(Method):
             source_retention_cls=self.cls_loss_weight * source_retention_cls_sum / num_rows,
             target_moments=reduce(operator.add, (Moments.of(target, hidden_times_BP) for _, target in compared)),
             prediction_moments=reduce(operator.add, (Moments.of(predicted, masks.masked) for predicted, _ in compared)),
+            targets=targets,
         )
 
     def draw_masks(self, features_BLF: Tensor, num_clones: int, random: RandomSource) -> Masks:
@@ -264,10 +251,16 @@ class SSLAM(Method):
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.by_name(stage.objectives).items()})
         self.log("train/target_std", losses.target_moments.standard_deviation())
         self.log("train/prediction_std", losses.prediction_moments.standard_deviation())
+        # A falling loss is no evidence: the place of a patch alone may explain most of its target.
+        patch_losses = self.position_means.compare(losses.patch, losses.targets)
+        if patch_losses is not None:
+            self.log("train/patch_loss_above_position", patch_losses.above_position())
+            self.log("train/position_share", patch_losses.position_share())
         return {
             "loss": losses.total,
             "target_moments": losses.target_moments,
             "prediction_moments": losses.prediction_moments,
+            "patch_losses": patch_losses,
         }
 
     def learning_rate_at(self, step: int, peak: float) -> float:
@@ -341,6 +334,11 @@ class SSLAM(Method):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Lightning restores its own counter in a fit only.
         self.restored_step = checkpoint["global_step"]
+        self.position_means.load_state_dict(checkpoint.get("position_means", {}))  # earlier checkpoints have none
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["position_means"] = self.position_means.state_dict()  # not among the weights
 
     # ---- weights ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from sslam.metrics.classification import ClassificationMetrics, ClassificationResults, PolyphonyRow
 from sslam.metrics.loss_means import LossMeans
 from sslam.metrics.moments import Moments
+from sslam.metrics.position_means import PatchLosses, PositionMeans
 from sslam.metrics.retrieval import RetrievalMetrics, RetrievalResults, RetrievalScores, query_by_example_map
 from sslam.metrics.separation import MixtureImprovement, SeparationMetrics, SeparationResults
 
@@ -12,7 +13,9 @@ __all__ = [
     "LossMeans",
     "MixtureImprovement",
     "Moments",
+    "PatchLosses",
     "PolyphonyRow",
+    "PositionMeans",
     "RetrievalMetrics",
     "RetrievalResults",
     "RetrievalScores",

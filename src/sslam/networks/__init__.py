@@ -5,6 +5,7 @@ from sslam.networks.cnn14 import CNN14
 from sslam.networks.conv_decoder import ConvDecoder
 from sslam.networks.heads import ClassifierHead, CoincidenceHead, ProjectionHead
 from sslam.networks.mean_features import MeanFeatures
+from sslam.networks.readout import Readout
 from sslam.networks.tdcn import TDCN, Separator
 from sslam.networks.tdcn_stft import STFTTDCN
 
@@ -19,5 +20,6 @@ __all__ = [
     "Encoder",
     "MeanFeatures",
     "ProjectionHead",
+    "Readout",
     "Separator",
 ]

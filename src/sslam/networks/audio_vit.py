@@ -3,7 +3,8 @@
 Shape letters: B clips, L frames, F mel bins, P patches, D width.
 """
 
-from typing import Any
+from collections.abc import Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +19,13 @@ LAYER_NORM_EPS = 1e-6
 MAX_POSITION_NUMBERS = 2**27  # 28 times those of the published base size
 
 
+class LayerSize(NamedTuple):
+    """Width D of the tokens of a layer, and how many of them are a column: its frequency rows."""
+
+    width: int
+    num_rows: int
+
+
 class Encoder(Rebuildable):
     """Base of every encoder that a method can be given, also of a user's own, whose constructor takes plain values.
 
@@ -25,6 +33,7 @@ class Encoder(Rebuildable):
         width: Size D of a token.
         num_mel_bins: Mel bins F that the features must have.
         patch_size: Frames to a column of patches; ``sslam embed`` needs it.
+        num_rows: Patches of a column, from the lowest frequency up; the pooling ``row_statistics`` needs it.
         max_columns: Columns of the longest clip, or None where any length is taken.
         depth: Number of layers; fine-tuning needs it, for the learning rate of each.
         blocks: Layers, lowest first, likewise.
@@ -33,12 +42,31 @@ class Encoder(Rebuildable):
     width: int
     num_mel_bins: int
     patch_size: int
+    num_rows: int
     max_columns: int | None = None
     depth: int
     blocks: nn.ModuleList
 
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Features (B, L, F) to tokens (B, 1 + P, D): one for the whole clip, then patches, column by column."""
+        raise NotImplementedError
+
+    def layer_size(self, layer: int) -> LayerSize:
+        """Size of the tokens of a layer, from 1 to ``depth``; with :meth:`forward_with_layers` what readouts need.
+
+        Raises:
+            ValueError: If the encoder does not offer its layers.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not offer the tokens of its layers. Leave layers out, or define layer_size "
+            "and forward_with_layers of sslam.networks.Encoder in it."
+        )
+
+    def forward_with_layers(self, features_BLF: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """What :meth:`forward` gives, and by number, from 1, the tokens (B, 1 + P, D) of these layers of the same pass.
+
+        P and D of a layer may be its own, and the patches are in the same order.
+        """
         raise NotImplementedError
 
     def check_mel_bins(self, features_BLF: Tensor) -> None:
@@ -218,6 +246,20 @@ class AudioViT(Encoder):
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Features (B, L, F) to tokens (B, 1 + P, D), CLS first, then the patches column by column."""
         return self.encode(self.embed(features_BLF))
+
+    def layer_size(self, layer: int) -> LayerSize:
+        """Every block has the encoder's own width and rows."""
+        return LayerSize(self.width, self.num_rows)
+
+    def forward_with_layers(self, features_BLF: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Tokens (B, 1 + P, D) of the last block, and of these blocks by number, from 1; see :class:`Encoder`."""
+        tokens_BPD = self.prepare_tokens(self.embed(features_BLF))
+        kept: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks, start=1):
+            tokens_BPD, _ = block(tokens_BPD)
+            if number in layers:
+                kept[number] = tokens_BPD
+        return tokens_BPD, kept
 
     def architecture(self) -> dict[str, Any]:
         """Constructor arguments but ``drop_path``, which belongs to a training recipe."""

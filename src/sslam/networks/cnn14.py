@@ -3,14 +3,14 @@
 Shape letters: B clips, L frames, F mel bins, C channels, H time and W frequency of a feature map, P positions, D width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sslam.checks import at_least
-from sslam.networks.audio_vit import Encoder
+from sslam.networks.audio_vit import Encoder, LayerSize
 
 
 class ConvBlock(nn.Module):
@@ -71,6 +71,7 @@ class CNN14(Encoder):
         self.num_mel_bins = num_mel_bins
         self.patch_size = 2 ** (self.depth - 1)
         """Frames and mel bins to a position, and so the smallest input."""
+        self.num_rows = num_mel_bins // self.patch_size
         if num_mel_bins < self.patch_size:
             raise ValueError(
                 f"num_mel_bins must be at least {self.patch_size} for the poolings between {self.depth} blocks, got "
@@ -88,25 +89,45 @@ class CNN14(Encoder):
         # No ReLU follows it.
         nn.init.kaiming_normal_(self.embedding.weight, nonlinearity="linear")
 
+    def layer_size(self, layer: int) -> LayerSize:
+        """Channels of a block's map, and its positions over frequency, which the poolings halve."""
+        return LayerSize(self.channels[layer - 1], self.num_mel_bins >> (layer - 1))
+
     def embedding_map(self, features_BLF: Tensor) -> Tensor:
         """Features (B, L, F) to the embedding of every position (B, D, L // patch_size, F // patch_size).
 
         Raises:
             ValueError: If the mel bins differ from ``num_mel_bins`` or there are too few frames for the poolings.
         """
+        return self._maps(features_BLF, ())[0]
+
+    def _maps(self, features_BLF: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """The embedding of every position, and the maps (B, C, H, W) of these blocks."""
         self.check_mel_bins(features_BLF)
         if (num_frames := features_BLF.shape[1]) < self.patch_size:
             raise ValueError(
                 f"A clip must have at least {self.patch_size} frames for the poolings between {self.depth} blocks, got "
                 f"{num_frames}. Use longer crops or give the encoder fewer channels."
             )
-        map_BCHW = self.blocks[0](features_BLF.unsqueeze(1))
-        for block in self.blocks[1:]:
-            map_BCHW = block(F.avg_pool2d(map_BCHW, kernel_size=2))
-        embedding_BDHW: Tensor = self.embedding(map_BCHW)
-        return embedding_BDHW
+        map_BCHW = features_BLF.unsqueeze(1)
+        kept: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks, start=1):
+            map_BCHW = block(map_BCHW if number == 1 else F.avg_pool2d(map_BCHW, kernel_size=2))
+            if number in layers:
+                kept[number] = map_BCHW
+        return self.embedding(map_BCHW), kept
 
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Features (B, L, F) to tokens (B, 1 + P, D): their maximum, then the positions; see :meth:`embedding_map`."""
-        positions_BPD = self.embedding_map(features_BLF).flatten(2).transpose(1, 2)
-        return torch.cat([positions_BPD.amax(dim=1, keepdim=True), positions_BPD], dim=1)
+        return _tokens(self.embedding_map(features_BLF))
+
+    def forward_with_layers(self, features_BLF: Tensor, layers: Collection[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """As :meth:`forward`, and the same of the maps of these blocks, of which a lower one has more positions."""
+        embedding_BDHW, maps = self._maps(features_BLF, layers)
+        return _tokens(embedding_BDHW), {layer: _tokens(map_BCHW) for layer, map_BCHW in maps.items()}
+
+
+def _tokens(map_BCHW: Tensor) -> Tensor:
+    """The maximum over a map's positions, then the positions: (B, 1 + P, C)."""
+    positions_BPC = map_BCHW.flatten(2).transpose(1, 2)
+    return torch.cat([positions_BPC.amax(dim=1, keepdim=True), positions_BPC], dim=1)

@@ -16,8 +16,10 @@ from torch.utils.checkpoint import checkpoint
 from sslam.networks.audio_vit import LAYER_NORM_EPS
 from sslam.rebuildable import Rebuildable
 
-Normalisation = Literal["layer_norm", "l2"]
+Normalisation = Literal["layer_norm", "l2", "standardise"]
 
+# Share of a number's mean below which its deviation over clips is rounding: a network's sums in float32.
+ROUNDING = 1e-5
 # Pairs whose hidden layers are held at once: 32 MiB per layer at the published 512 units.
 PAIRS_AT_ONCE = 2**14
 
@@ -27,6 +29,33 @@ class UnitLength(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         return F.normalize(embedding, dim=-1)
+
+
+class Standardise(nn.Module):
+    """Embeddings (..., W) minus ``mean`` (W,), divided by ``std`` (W,): of the training clips, and they do not learn.
+
+    Args:
+        width: Size W of the embeddings.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.mean: Tensor
+        self.std: Tensor
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return (embedding - self.mean) / self.std
+
+    @staticmethod
+    def statistics(embedding_NW: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (n in the denominator) over clips, both (W,).
+
+        A number in which they differ by rounding alone has deviation 1, lest noise be blown up.
+        """
+        std_W, mean_W = torch.std_mean(embedding_NW, dim=0, correction=0)
+        return mean_W, torch.where(std_W > ROUNDING * mean_W.abs(), std_W, 1.0)
 
 
 class Float32Linear(nn.Linear):
@@ -48,10 +77,11 @@ class ClassifierHead(Rebuildable, nn.Sequential):
         num_classes: Number of classes C.
         seed: Seed of the initial weights; None takes torch's global generator.
         hidden_width: Units H of the hidden layer; None for a linear classifier.
-        normalisation: ``layer_norm`` with a gain and an offset that are learnt, or ``l2``: to length 1.
+        normalisation: ``layer_norm`` with a gain and an offset that are learnt, ``l2``: to length 1, or
+            ``standardise``: each number by its mean and deviation over the training clips, which whoever trains sets.
     """
 
-    fc_norm: nn.LayerNorm | UnitLength
+    fc_norm: nn.LayerNorm | UnitLength | Standardise
     head: Float32Linear
 
     def __init__(
@@ -64,7 +94,10 @@ class ClassifierHead(Rebuildable, nn.Sequential):
     ) -> None:
         generator = None if seed is None else torch.Generator().manual_seed(seed)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["fc_norm"] = UnitLength() if normalisation == "l2" else nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        if normalisation == "layer_norm":
+            layers["fc_norm"] = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        else:
+            layers["fc_norm"] = UnitLength() if normalisation == "l2" else Standardise(width)
         if hidden_width is not None:
             layers["hidden"] = hidden = Float32Linear(width, hidden_width)
             nn.init.kaiming_normal_(hidden.weight, nonlinearity="relu", generator=generator)

@@ -27,7 +27,7 @@ class MeanFeatures(Encoder):
         super().__init__()
         at_least(1, num_mel_bins=num_mel_bins)
         self.width = self.num_mel_bins = num_mel_bins
-        self.patch_size = 1
+        self.patch_size = self.num_rows = 1
         self.depth = 0
         self.blocks = nn.ModuleList()
 

@@ -57,6 +57,20 @@ def test_embed__rows_are_those_of_the_python_entry(recordings: Path, pre_trained
             np.testing.assert_allclose(row, embedder(decode_audio(path).waveform).clip[0], rtol=1e-4, atol=1e-5)
 
 
+def test_embed__reads_what_is_asked_for(recordings: Path, pre_trained: Path, tmp_path: Path) -> None:
+    file = recordings / "long.flac"
+    output = tmp_path / "rows.npz"
+    assert embed(file, pre_trained, output, "--num_frames", 64, "--pooling", "row_statistics", "--layers", "2,1") == 0
+    arrays = load(output)
+    about = json.loads(str(arrays["about"]))
+    assert (about["pooling"], about["layers"]) == ("row_statistics", [2, 1])
+    embedder = AudioEmbedder.from_checkpoint(
+        pre_trained, device="cpu", pooling="row_statistics", num_frames=64, layers=[2, 1]
+    )
+    assert arrays["embeddings"].shape == (1, 2 * 4 * 2 * 32)
+    np.testing.assert_allclose(arrays["embeddings"], embedder(decode_audio(file).waveform).clip, rtol=1e-4, atol=1e-5)
+
+
 def test_embed__a_long_recording_is_the_mean_of_pieces_of_equal_length(
     recordings: Path, pre_trained: Path, tmp_path: Path
 ) -> None:
@@ -193,6 +207,9 @@ def test_embed__nothing_good_at_all(
         (("--mean", "inf"), "argument --mean: must be a finite number, got 'inf'"),
         (("--tags", 2), "--output must end in .csv for tags, got"),
         (("--level", "frame", "--pooling", "mean"), "--pooling is of a clip's embedding. Leave it out"),
+        (("--level", "frame", "--layers", "1,2"), "--layers is of a clip's embedding. Leave it out"),
+        (("--layers", "1,two"), "argument --layers: numbers of layers such as 4,8,12 are wanted, got '1,two'"),
+        (("--layers", "2,3"), "layers must be at most 2, the number of layers of the AudioViT, got [2, 3]"),
         (("--num_frames", 100), "num_frames must be a multiple of 16 and at most 12288, got 100"),
         (("--device", "tpu"), "--device tpu cannot be used"),
         (("--weights", "teacher"), "The file holds no teacher. Use weights='student'"),
