@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text()
 ALL = pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "experiments/README.md", "benchmarks/README.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/papers.md", "benchmarks/README.md"],
 )
 
 

@@ -7,7 +7,7 @@ bins, P patches, V kept patches, Q patches of the mixed columns, D width.
 import operator
 from functools import reduce
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -23,8 +23,9 @@ from sslam.methods.method import Method, require_same_mel_bins
 from sslam.metrics import LossMeans, Moments, PositionMeans
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.optim import add_epsilon_before_correction, parameter_groups
+from sslam.pretraining_losses import PretrainingLosses
 from sslam.rebuildable import Rebuildable
-from sslam.stages import Objectives, Stage, stage_at
+from sslam.stages import Stage, stage_at
 from sslam.transforms import (
     InverseBlockMasking,
     Masks,
@@ -33,32 +34,6 @@ from sslam.transforms import (
     RandomSource,
     partner_of,
 )
-
-
-class PretrainingLosses(NamedTuple):
-    """The terms, whose sum is minimised, and the moments of targets and predictions at masked patches.
-
-    ``targets`` are all by their kind (B, P, D), with the weights of their errors in the patch loss (B, P), if any.
-    """
-
-    patch: Tensor
-    cls: Tensor
-    source_retention: Tensor
-    source_retention_cls: Tensor
-    target_moments: Moments
-    prediction_moments: Moments
-    targets: dict[str, tuple[Tensor, Tensor | None]]
-
-    @property
-    def total(self) -> Tensor:
-        return self.patch + self.cls + self.source_retention + self.source_retention_cls
-
-    def by_name(self, objectives: Objectives) -> dict[str, Tensor]:
-        """The terms that the objectives have, by the names that they are logged under."""
-        terms = {"patch_loss": self.patch, "cls_loss": self.cls}
-        terms |= {"source_retention_loss": self.source_retention} if objectives.source_retention else {}
-        is_global = objectives.source_retention_global > 0
-        return terms | ({"source_retention_cls_loss": self.source_retention_cls} if is_global else {})
 
 
 class SSLAM(Method):
@@ -202,11 +177,11 @@ class SSLAM(Method):
                 targets["mixture"] = (target_BPD, objectives.mixed * share_BP if objectives.mixed else None)
             if objectives.retains_sources:
                 target_BPD, target_B1D = self.retain_both(clip_targets, mixture, stage)
-                targets["sources"] = (target_BPD, None)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
                 retained_cls = cls_loss(cls_BKD, target_B1D).sum()
                 source_retention_cls_sum = objectives.source_retention_global * retained_cls
+                targets["sources"] = (target_BPD, None)
                 if not objectives.bootstraps_mixtures:
                     compared.append((prediction_BKPD, target_BPD))
         return PretrainingLosses(
