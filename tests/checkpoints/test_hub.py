@@ -22,7 +22,7 @@ from sslam.checkpoints import CheckpointError, load_encoder, load_pretraining_st
 from sslam.checkpoints.location import resolve
 from sslam.checkpoints.provenance import read_encoder
 from sslam.commands import convert, embed, evaluate, separate
-from sslam.commands.evaluate import weights_at
+from sslam.commands.evaluated_weights import weights_at
 from sslam.frontends import KaldiFbank
 from sslam.networks import TDCN
 from tests.checkpoints.hub_files import COMMIT, config, hub_names, put_into_cache, save_hub

@@ -56,7 +56,17 @@ def test_readme__the_command_evaluates_all_weights_of_the_table(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(subprocess, "run", lambda command, stdout, **_: run_here(command, stdout))
     _, name, *args = COMMAND.replace("ADDRESS", address).replace("/path/to/esc50", str(esc50)).split()
-    small = ["--folds", "1", "--data.batch_size", "4", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    small = [
+        "--no_baselines",
+        "--folds",
+        "1",
+        "--data.batch_size",
+        "4",
+        "--data.num_workers",
+        "0",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     assert main([name, *args, *small, "--model.epochs", "1", "--model.learning_rates", "[1e-3]", "--run_id", "x"]) == 0
     (record,) = Path("runs/evaluation/x").glob("*/*/results-test.json")
     facts = json.loads(record.read_text())["checkpoint"]
@@ -79,6 +89,7 @@ def test_evaluate__takes_the_front_end_of_published_weights_in_processes_of_thei
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     command = [sys.executable, "-m", "sslam", "evaluate", "--checkpoint", "hf://owner/eat", "--task", "esc50"]
     more = ["--method", "query_by_example", "--data.root", str(esc50), "--data.num_workers", "0", "--run_id", "x"]
+    more += ["--no_baselines"]
     done = subprocess.run(
         [*command, *more, "--trainer.accelerator", "cpu"], capture_output=True, text=True, check=False
     )
