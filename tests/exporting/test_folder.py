@@ -137,7 +137,7 @@ def test_export__refuses_and_leaves_nothing(checkpoints: dict[str, Path], export
         assert message in said
         assert {path.name for path in tmp_path.iterdir()} == {"bare.pt"}
     (tmp_path / "model").mkdir()
-    assert "exists already" in export(checkpoints["pre_trained"], tmp_path / "model")[1]
+    assert "exists" in export(checkpoints["pre_trained"], tmp_path / "model")[1]
 
 
 def test_encoder_alone__of_the_hub_layout_needs_no_option(
