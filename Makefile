@@ -37,14 +37,15 @@ $(INSTALLED): pyproject.toml
 
 quickstart: setup ## set up and run the main job small on the built-in scenes: SSLAM pre-training, then what it has learnt
 	$(SSLAM) fit --config experiments/pretrain.yaml --config experiments/overrides/quickstart.yaml --run_id $(RUN_ID)
-	$(SSLAM) evaluate --recipe experiments/evaluation/quickstart.yaml --run_id quickstart-$(RUN_ID) --random \
+	$(SSLAM) evaluate --recipe experiments/evaluation/quickstart.yaml --run_id quickstart-$(RUN_ID) --random --no_baselines \
 		--checkpoint "stage 1=runs/quickstart/$(RUN_ID)/checkpoints/step=00000280.ckpt" \
 		--checkpoint SSLAM=runs/quickstart/$(RUN_ID)/checkpoints/last.ckpt
 
-# Evaluation of CKPT, with random weights beside it: make eval-esc50 CKPT=runs/pretrain/RUN/checkpoints/last.ckpt
+# Evaluation of CKPT, with random weights and plain features beside it, which take as many runs each (NO_BASELINES=1 leaves
+# them out): make eval-esc50 CKPT=runs/pretrain/RUN/checkpoints/last.ckpt
 # MORE goes to every run, such as MORE='--data.root DIR --trainer.accelerator cpu'; RUN_ID=... goes on with an evaluation.
 evaluate = @[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/pretrain/RUN/checkpoints/last.ckpt" >&2; exit 2; }; \
-	set -x; $(SSLAM) evaluate --checkpoint '$(CKPT)' --random --run_id $@-$(RUN_ID) $(foreach task,$(1),--task $(task)) \
+	set -x; $(SSLAM) evaluate --checkpoint '$(CKPT)' $(if $(NO_BASELINES),--no_baselines) --run_id $@-$(RUN_ID) $(foreach task,$(1),--task $(task)) \
 	--method linear_probe --method fine_tune $(MORE)
 POLYPHONIC := soundscapes spass idmt_desed_fl urban_sed
 

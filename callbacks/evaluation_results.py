@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
+from numpy.typing import NDArray
 
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
 from sslam.metrics import ClassificationResults, RetrievalResults
@@ -53,6 +54,7 @@ class EvaluationResults(pl.Callback):
             pl_module.results,
             pl_module.class_names,
             title=data.title,
+            fold=getattr(data, "fold", None),
             class_path=f"{type(data).__module__.split('.')[0]}.{type(data).__name__}",
             splits={
                 split: SplitCounts(listing.listed, listing.found, listing.missing, listing.unreadable)
@@ -65,13 +67,16 @@ class EvaluationResults(pl.Callback):
             checkpoint=CheckpointFacts(**pl_module.provenance),
             **pl_module.training_facts(),
         )
-        write_record(folder, record, score_arrays(pl_module.results))
+        scored_set = getattr(data, "val_set" if stage == "validation" else "test_set", None)
+        groups = getattr(scored_set, "groups", None)
+        write_record(folder, record, score_arrays(pl_module.results, groups))
 
 
 def make_record(
     results: Results,
     class_names: Sequence[str],
     title: str,
+    fold: int | None,
     class_path: str,
     splits: dict[str, SplitCounts],
     **origin: Any,
@@ -82,6 +87,7 @@ def make_record(
         results: What was found.
         class_names: Names of the classes, in the order of the scores.
         title: See :class:`~sslam.report.results.DataFacts`.
+        fold: See :class:`~sslam.report.results.DataFacts`.
         class_path: See :class:`~sslam.report.results.DataFacts`.
         splits: See :class:`~sslam.report.results.DataFacts`.
         **origin: The other fields of :class:`~sslam.report.results.EvaluationRecord`, from `experiment` to `checkpoint`
@@ -128,17 +134,21 @@ def make_record(
         ClassScore(name, int(support), float(precision))
         for name, support, precision in zip(class_names, support_C, precision_C, strict=True)
     ]
-    data = DataFacts(title, class_path, splits, *counts)
+    data = DataFacts(title, fold, class_path, splits, *counts)
     return EvaluationRecord(format_version=1, data=data, per_class=per_class, **(found | origin))
 
 
-def score_arrays(results: Results) -> dict[str, Any]:
+def score_arrays(results: Results, groups: NDArray[np.int64] | None = None) -> dict[str, Any]:
     """What a record's numbers were computed from, by name.
 
+    Args:
+        results: What was found.
+        groups: Number of the recording that each clip of the data is of, by the clips' index, where that is known.
+
     Returns:
-        Of classifiers `scores` (H, N, C), `labels` (N, C), `index` (N,), and `polyphony` (N,) where it is known; of
-        retrieval `average_precision` (C,), nan where a class has no trials, `num_examples`, `num_targets` and
-        `num_non_targets`, (C,).
+        Of classifiers `scores` (H, N, C), `labels` (N, C), `index` (N,), and `group` and `polyphony` (N,) where they
+        are known; of retrieval `average_precision` (C,), nan where a class has no trials, `num_examples`,
+        `num_targets` and `num_non_targets`, (C,).
     """
     if isinstance(results, RetrievalResults):
         return {
@@ -153,4 +163,6 @@ def score_arrays(results: Results) -> dict[str, Any]:
         "labels": first.labels_NC,
         "index": first.index_N,
     }
+    if groups is not None:
+        arrays["group"] = groups[first.index_N]
     return arrays if first.polyphony_N is None else arrays | {"polyphony": first.polyphony_N}

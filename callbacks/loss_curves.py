@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from callbacks.run_picture import as_warning
 from sslam.run_folder import required_run_folder
 
 PRETRAINING_PANELS = {
@@ -20,6 +21,15 @@ PRETRAINING_PANELS = {
     "Distance of student and teacher": {"train/ema_distance": ""},
     "Learning rate": {"train/learning_rate": ""},
     "1 - EMA decay": {"train/ema_decay": ""},
+}
+ONLINE_PANELS = {  # of OnlineProbe, beside those of any method
+    f"Online probe, {title}": {
+        f"online/knn_{score}": "nearest neighbours",
+        f"online/probe_{score}": "linear probe",
+        f"online/random_knn_{score}": "nearest neighbours, random weights",
+        f"online/random_probe_{score}": "linear probe, random weights",
+    }
+    for score, title in {"accuracy": "accuracy", "map": "mean average precision"}.items()
 }
 MAX_POINTS = 4000
 NOW_AND_THEN = ("val/", "online/")  # of evaluations during the run: points at their steps, of which none is left out
@@ -38,7 +48,7 @@ class LossCurves(pl.Callback):
     """
 
     def __init__(self, panels: dict[str, dict[str, str]] | None = None) -> None:
-        self.panels = PRETRAINING_PANELS if panels is None else panels
+        self.panels = (PRETRAINING_PANELS if panels is None else panels) | ONLINE_PANELS
         keys = [key for curves in self.panels.values() for key in curves]
         self.steps: list[int] = []
         self.values: dict[str, list[float]] = {key: [] for key in keys if not key.startswith(NOW_AND_THEN)}
@@ -84,10 +94,10 @@ class LossCurves(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self._draw(trainer)
+        self.draw(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._draw(trainer)
+        self.draw(trainer)
 
     def series(self) -> dict[str, tuple[list[int], list[float]]]:
         """Steps and values of all that was ever logged."""
@@ -97,11 +107,14 @@ class LossCurves(pl.Callback):
         } | {key: list(points.items()) for key, points in self.points.items()}
         return {key: ([s for s, _ in pairs], [v for _, v in pairs]) for key, pairs in present.items() if pairs}
 
-    def _draw(self, trainer: pl.Trainer) -> None:
+    def draw(self, trainer: pl.Trainer) -> None:
+        """Write the picture as far as the run has come, on rank 0."""
         series = self.series()
         if trainer.is_global_zero and series:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            draw_curves(self.panels, series, self._stage_ends).savefig(self._folder / "loss_curves.png", dpi=110)
+            with as_warning("The picture of the loss curves"):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                figure = draw_curves(self.panels, series, self._stage_ends)
+                figure.savefig(self._folder / "loss_curves.png", dpi=110)
 
     def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values, "points": self.points, "stride": self.stride}

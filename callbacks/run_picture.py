@@ -1,6 +1,9 @@
 """What the callbacks that draw a picture now and then have in common."""
 
+import warnings
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +17,16 @@ from torch import Tensor
 
 from sslam.checks import at_least
 from sslam.run_folder import required_run_folder
+
+
+@contextmanager
+def as_warning(what: str) -> Iterator[None]:
+    """A picture that cannot be drawn or written is a warning: a run does not end for it."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"{what} could not be made ({type(error).__name__}: {reason}). The run goes on.", stacklevel=3)
 
 
 class RunPicture(pl.Callback):
@@ -66,11 +79,13 @@ class RunPicture(pl.Callback):
         self._clips = self.keep(batch)
         step = trainer.global_step
         if self.every_n_steps is not None and step % self.every_n_steps == 0 and step != self._last_step:
-            self._save(trainer, pl_module)
+            with as_warning(f"The picture of step {step}"):
+                self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.at_end and self._clips and trainer.global_step != self._last_step:
-            self._save(trainer, pl_module)
+            with as_warning(f"The picture of step {trainer.global_step}"):
+                self._save(trainer, pl_module)
         self._clips = {}
 
     def _save(self, trainer: pl.Trainer, pl_module: Any) -> None:

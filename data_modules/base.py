@@ -4,6 +4,7 @@ Shape letters: B clips, T samples, C classes.
 """
 
 import copy
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -135,6 +136,18 @@ class AudioFileDataset(Dataset[Sample]):
     def _crop_position(self, rng: np.random.Generator) -> float:
         return rng.random() if self.random_crop else 0.0
 
+    def files_sha256(self) -> str:
+        """SHA-256 of the sorted paths below the folder that all files have in common, one a line.
+
+        It tells lists of files apart, wherever they lie; what the files hold does not count.
+        """
+        paths = sorted(self._paths.tolist())
+        start = len(os.path.commonpath([os.path.dirname(paths[0]), os.path.dirname(paths[-1])])) if paths else 0  # noqa: PTH120
+        digest = hashlib.sha256()
+        for path in paths:
+            digest.update(path[start:].lstrip(os.sep.encode()) + b"\n")
+        return digest.hexdigest()
+
     def require_readable(self) -> None:
         """Look for one file that can be read.
 
@@ -205,6 +218,8 @@ class AudioDataModule(pl.LightningDataModule):
     """Names of the labels' columns; empty for data without labels."""
     single_label = False
     """Whether a clip has exactly one class."""
+    fold: int | None = None
+    """Number of the part that is held out, of data that is divided into folds; tables have the mean over all folds."""
     variants: ClassVar[Mapping[str, Sequence[Any]]] = {}
     """Arguments that choose a part of the data, such as a fold, with the values that `sslam evaluate` runs through."""
 
@@ -250,8 +265,13 @@ class AudioDataModule(pl.LightningDataModule):
 
     @property
     def title(self) -> str:
-        """Name of the data in tables."""
+        """Name of the data in tables, whatever its fold."""
         return type(self).__name__
+
+    @property
+    def title_and_fold(self) -> str:
+        """`ESC-50 fold 1`, for messages."""
+        return self.title if self.fold is None else f"{self.title} fold {self.fold}"
 
     @property
     def training_groups(self) -> NDArray[np.int64] | None:
@@ -278,14 +298,15 @@ class AudioDataModule(pl.LightningDataModule):
                 dataset.require_readable()
         for split in STAGE_SPLITS[stage]:
             if split in self.listings:
-                rank_zero_info(f"{self.title}, {split}: {self.listings[split]}.")
+                rank_zero_info(f"{self.title_and_fold}, {split}: {self.listings[split]}.")
         trainer = self.trainer
         # Asked for here, where all processes are, and not where one of them meets a bad file.
         if trainer is not None and (folder := run_folder(trainer)) is not None:
             name = "bad_files.csv" if trainer.world_size == 1 else f"bad_files-rank{trainer.global_rank}.csv"
             self.bad_files = BadFileLog(folder / name)
-            if self.listings and trainer.is_global_zero:
-                self._write_listings(folder / "data.json")
+            files = self._files_of(stage)
+            if (self.listings or files) and trainer.is_global_zero:
+                self._write_listings(folder / "data.json", files)
 
     def teardown(self, stage: str) -> None:
         self.bad_files.summarise()
@@ -322,14 +343,25 @@ class AudioDataModule(pl.LightningDataModule):
             )
         return dataset
 
-    def _write_listings(self, path: Path) -> None:
+    def _files_of(self, stage: str) -> dict[str, dict[str, Any]]:
+        """Clips of the splits that a stage reads from files, and a hash of the files' names."""
+        sets = zip(STAGE_SPLITS[stage], self._used_sets(stage), strict=True)
+        return {
+            split: {"clips": len(dataset), "names_sha256": dataset.files_sha256()}
+            for split, dataset in sets
+            if isinstance(dataset, AudioFileDataset)
+        }
+
+    def _write_listings(self, path: Path, files: Mapping[str, Any]) -> None:
         splits = {split: asdict(listing) for split, listing in self.listings.items()}
         contents = {
             "title": self.title,
+            "fold": self.fold,
             "data_module": type(self).__name__,
             "single_label": self.single_label,
             "class_names": list(self.class_names),
             "splits": splits,
+            "files": files,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(contents, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -129,7 +130,7 @@ class ClassFolderDataModule(LabelledDataModule):
 
     @property
     def title(self) -> str:
-        return self._name + ("" if self.fold is None else f" fold {self.fold}")
+        return self._name
 
     @property
     def contents(self) -> Contents:
@@ -144,11 +145,13 @@ class ClassFolderDataModule(LabelledDataModule):
         return self._problems
 
     def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
-        table, folds_N = self.contents.table, self.contents.folds_N
+        _, table, folds_N, groups_N = self.contents
         if folds_N is None:
             return dict.fromkeys(splits, table)
+        # Clips that are scored have their groups, because intervals resample these whole.
+        grouped = replace(table, groups=groups_N)
         return {
-            split: table.select(folds_N != self.fold if split == "training" else folds_N == self.fold)
+            split: table.select(folds_N != self.fold) if split == "training" else grouped.select(folds_N == self.fold)
             for split in splits
         }
 
@@ -185,7 +188,9 @@ class ClassFolderDataModule(LabelledDataModule):
         if not self._length_is_given:
             self.clip_seconds = fitting_seconds([path for path, found in zip(paths, is_found, strict=True) if found])
         table = ClipTable(metadata, paths, is_found, label_matrix(rows, len(columns)))
-        return Contents(recordings, table, *self._find_folds(recordings, table))
+        folds_N, groups_N = self._find_folds(recordings, table)
+        has_groups = groups_N is not None and len(np.unique(groups_N)) < len(groups_N)
+        return Contents(recordings, replace(table, groups=groups_N if has_groups else None), folds_N, groups_N)
 
     def _find_single_label(self, recordings: Sequence[Recording]) -> bool:
         several = next((recording for recording in recordings if len(recording.labels) > 1), None)

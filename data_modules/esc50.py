@@ -92,7 +92,7 @@ class ESC50DataModule(LabelledDataModule):
 
     @property
     def title(self) -> str:
-        return ("ESC-10" if self.esc10 else "ESC-50") + ("" if self.fold is None else f" fold {self.fold}")
+        return "ESC-10" if self.esc10 else "ESC-50"
 
     def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
         root = require_folder(self.root, "ESC-50 folder")

@@ -69,11 +69,11 @@ class LabelledDataModule(AudioDataModule):
     def _make_set(self, split: str, table: ClipTable) -> AudioFileDataset:
         # One process opens the headers: the counts are for people.
         check_headers = self.trainer is None or self.trainer.is_global_zero
-        listing = take_stock(self.title, split, table, self.max_missing_fraction, check_headers)
+        listing = take_stock(self.title_and_fold, split, table, self.max_missing_fraction, check_headers)
         if listing.missing:
             warnings.warn(
-                f"{self.title} is incomplete: {listing.found} of the {listing.listed} {split} clips are there. "
-                "The others are left out.",
+                f"{self.title_and_fold} is incomplete: {listing.found} of the {listing.listed} {split} clips are "
+                "there. The others are left out.",
                 stacklevel=2,
             )
         self.listings[split] = listing

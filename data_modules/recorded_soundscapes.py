@@ -129,8 +129,9 @@ class RecordedSoundscapesDataModule(SoundscapesDataModule):
             rows = [row for row, path in enumerate(table.paths) if path in found and folds.index(folds_N[row]) in part]
             if not rows:
                 raise ValueError(
-                    f"{self.title}: no recording can be used of fold(s) {', '.join(str(folds[at]) for at in part)}, "
-                    f"for {split} scenes. Add recordings, or correct the folds."
+                    f"{self.title_and_fold}: no recording can be used of fold(s) "
+                    f"{', '.join(str(folds[at]) for at in part)}, for {split} scenes. Add recordings, or correct the "
+                    "folds."
                 )
             heard = [found[table.paths[row]] for row in rows]
             labels = [labels_N[row] for row in rows]
@@ -162,8 +163,8 @@ class RecordedSoundscapesDataModule(SoundscapesDataModule):
         training = [part for part in range(num_parts) if part not in (held_out, *validation)]
         if not training:
             raise ValueError(
-                f"{self.title}: test{' and validation' if validation else ''} scenes leave nothing for training of "
-                f"{num_parts} {what}" + (", or pass --data.num_val_scenes 0." if validation else ".")
+                f"{self.title_and_fold}: test{' and validation' if validation else ''} scenes leave nothing for "
+                f"training of {num_parts} {what}" + (", or pass --data.num_val_scenes 0." if validation else ".")
             )
         splits = {"training": training, "validation": validation, "test": [held_out]}
         return {split: part for split, part in splits.items() if part}

@@ -6,6 +6,7 @@ the same checkpoint (rank 0 writes it) is right on every rank and for any number
 """
 
 import math
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from sslam.audio import FileProblem
+
+GRACE_SECONDS = 30.0  # between a signal that ends the run and the end of a process that reads clips for it
 
 Request = tuple[int, int]
 """(index, epoch): all that a data set's randomness may depend on, beside its seed."""
@@ -110,6 +113,14 @@ class EvaluationSampler(DistributedSampler[Any]):
         return self.largest_share
 
 
+def leave_signals_to_the_run(_: int) -> None:
+    """For a process that reads clips: it lives until the run, which the same signal has reached, has ended its step."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Not ignored: should nothing else reach the process, this is how the end of the run ends it.
+    signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, GRACE_SECONDS))
+
+
 class ClipLoader(DataLoader[Any]):
     """A DataLoader that takes the file problems out of each batch, and leaves out a batch of which nothing is left.
 
@@ -120,7 +131,7 @@ class ClipLoader(DataLoader[Any]):
     """
 
     def __init__(self, dataset: Dataset[Any], on_problems: Callable[[list[FileProblem]], None], **kwargs: Any) -> None:
-        super().__init__(dataset, **kwargs)
+        super().__init__(dataset, **{"worker_init_fn": leave_signals_to_the_run, **kwargs})
         self.on_problems = on_problems
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]

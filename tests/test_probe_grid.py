@@ -11,7 +11,7 @@ from sslam.losses import ClassificationLoss, CrossEntropy, LabelNormalisedBCE
 from sslam.networks import ClassifierHead
 from sslam.networks.heads import Standardise
 from sslam.optim import warmup_cosine
-from sslam.probe_grid import KeptClips, ProbeGrid, StackedHeads, best, first_recordings, parts_of, random_order
+from sslam.probe_grid import KeptClips, ProbeGrid, StackedHeads
 
 SHALLOW = {"hidden_width": 24, "normalisation": "l2", "standardise": False}
 
@@ -172,9 +172,9 @@ def learnt(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[set[int]], list[f
 @pytest.mark.parametrize("single_label", [True, False])
 def test_fit__chooses_by_clips_that_were_not_learnt_and_then_learns_all(learnt: Any, single_label: bool) -> None:
     # A rate that learns nothing, and one that does: the choice is no accident.
-    trained = grid_of(learning_rates=[1e-9, 1e-2], seeds=[3]).fit(clips_of(42), single_label)
+    trained = grid_of(learning_rates=[1e-9, 1e-2], seeds=[3]).fit([clips_of(42)], single_label)
     assert (trained.learning_rate, trained.num_clips, len(trained.heads)) == (1e-2, 42, 1)
-    assert trained.scores[1e-2] > trained.scores[1e-9]
+    assert trained.scores[0][1e-2] > trained.scores[0][1e-9]
     (folds, rates, seeds), (final, final_rates, final_seeds) = learnt
     assert (rates, seeds) == ([1e-9, 1e-2], [0] * 5)
     assert (final, final_rates, final_seeds) == ([set(range(42))], [1e-2], [3])
@@ -183,18 +183,43 @@ def test_fit__chooses_by_clips_that_were_not_learnt_and_then_learns_all(learnt: 
     assert all(len(fold) == 33 for fold in folds)  # parts of eight or nine, and all heads learn from as many
 
 
+@pytest.mark.parametrize("fraction", [None, 0.2])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_fit__chooses_the_readout_and_learns_from_that_one(learnt: Any, at: int, fraction: float | None) -> None:
+    """Noise, but for one readout that tells the classes apart; widths differ."""
+    noise = [torch.randn(42, width, generator=torch.Generator().manual_seed(width)) for width in (12, 20)]
+    telling = clips_of(42, distance=8.0)
+    readouts = [telling._replace(embedding_NW=embedding) for embedding in noise]
+    readouts.insert(at, telling)
+    trained = grid_of(seeds=[3, 4], selection_fraction=fraction, normalisation="standardise").fit(readouts, True)
+    assert trained.choice == at
+    assert [list(scores) for scores in trained.scores] == [[1e-3, 1e-2]] * 3
+    assert max(trained.scores[at].values()) == trained.scores[at][trained.learning_rate] > 0.7
+    assert max(max(scores.values()) for place, scores in enumerate(trained.scores) if place != at) < 0.6
+    for head in trained.heads:
+        logits = head(telling.embedding_NW)
+        assert (logits.argmax(dim=1) == telling.labels_NC.argmax(dim=1)).float().mean() > 0.8
+    # Each readout by itself gives what it would give alone, and every clip is held out alike.
+    alone = grid_of(seeds=[3, 4], selection_fraction=fraction, normalisation="standardise").fit([telling], True)
+    assert alone.scores[0] == trained.scores[at]
+    assert all(
+        torch.equal(*pair) for pair in zip(alone.heads[1].parameters(), trained.heads[1].parameters(), strict=True)
+    )
+    assert learnt[0][0] == learnt[1][0] == learnt[2][0]
+
+
 def test_fit__of_one_learning_rate_there_is_nothing_to_choose(learnt: Any) -> None:
     clips = clips_of(20)
-    trained = grid_of(learning_rates=[1e-2], seeds=[3, 5], epochs=2).fit(clips, single_label=True)
+    trained = grid_of(learning_rates=[1e-2], seeds=[3, 5], epochs=2).fit([clips], single_label=True)
     assert [call[1:] for call in learnt] == [([1e-2], [3, 5])]
-    assert (trained.scores, trained.learning_rate) == ({}, 1e-2)
+    assert (trained.scores, trained.learning_rate) == ([], 1e-2)
     assert [name for name, _ in trained.heads[0].named_parameters()][-1] == "head.bias"
     assert not torch.equal(*(head(clips.embedding_NW) for head in trained.heads))
 
 
 def test_fit__what_is_held_out_is_never_learnt(learnt: Any) -> None:
     grid = grid_of(learning_rates=[1e-9, 1e-2], seeds=[0, 1], epochs=80, selection_fraction=0.1, **SHALLOW)
-    trained = grid.fit(clips_of(40), single_label=True)
+    trained = grid.fit([clips_of(40)], single_label=True)
     ((rows, rates, seeds),) = learnt  # one training, of all rates and seeds
     assert (len(rows[0]), rows[0] == rows[1], rates, seeds) == (36, True, [1e-9, 1e-2], [0, 1])
     assert (trained.learning_rate, trained.num_clips) == (1e-2, 36)
@@ -206,12 +231,7 @@ def test_fit__what_is_held_out_is_never_learnt(learnt: Any) -> None:
 
 def test_fit__too_few_clips_to_hold_some_out() -> None:
     with pytest.raises(ValueError, match=r"selection_fraction 0\.9 holds out all of 2 training clips\. Give"):
-        grid_of(selection_fraction=0.9).fit(clips_of(2), single_label=True)
-
-
-def test_best__of_equal_ones_the_first_and_never_nan() -> None:
-    assert best({1e-3: 0.5, 1e-2: 0.7, 1e-1: 0.7}) == 1e-2
-    assert best({1e-3: float("nan"), 1e-2: 0.0}) == 1e-2
+        grid_of(selection_fraction=0.9).fit([clips_of(2)], single_label=True)
 
 
 @pytest.mark.parametrize(
@@ -229,24 +249,6 @@ def test_best__of_equal_ones_the_first_and_never_nan() -> None:
 def test_probe_grid__refuses_wrong_values(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         grid_of(**changes)
-
-
-@pytest.mark.parametrize("sizes", [[1] * 23, [2] * 12, [1, 3, 1, 7, 2, 2, 1, 5, 1], [9, 1, 1], [4, 4]])
-def test_parts__keep_excerpts_of_a_recording_on_one_side(sizes: list[int]) -> None:
-    group = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
-    order = random_order(len(group))
-    part = parts_of(5, order, group)
-    assert {*part.tolist()} == {*range(min(5, len(sizes)))}
-    assert all(len(part[group[order] == number].unique()) == 1 for number in range(len(sizes)))
-    counts = part.bincount()
-    assert counts.max() - counts.min() <= max(sizes)
-    if max(sizes) == 1:
-        assert torch.equal(part, parts_of(5, order, None))
-    for least in range(1, len(group)):
-        held_out, others = first_recordings(least, order, group)
-        assert not set(group[held_out].tolist()) & set(group[others].tolist())
-        assert sorted([*held_out.tolist(), *others.tolist()]) == [*range(len(group))]
-        assert least <= len(held_out) < least + max(sizes)
 
 
 @pytest.mark.parametrize("fraction", [None, 0.2])
@@ -268,7 +270,7 @@ def test_fit__holds_out_whole_recordings(fraction: float | None, monkeypatch: py
 
     monkeypatch.setattr(ProbeGrid, "train", train_and_note)
     monkeypatch.setattr(ProbeGrid, "_score", score_and_note)
-    grid.fit(clips, True, group)
+    grid.fit([clips], True, group)
     assert scored
     for parts in scored:
         for rows, held_out in zip(learnt[0], parts, strict=False):
@@ -278,4 +280,4 @@ def test_fit__holds_out_whole_recordings(fraction: float | None, monkeypatch: py
 @pytest.mark.parametrize("fraction", [None, 0.2])
 def test_fit__refuses_excerpts_of_one_recording(fraction: float | None) -> None:
     with pytest.raises(ValueError, match="excerpts of one recording"):
-        grid_of(selection_fraction=fraction).fit(clips_of(10), True, torch.zeros(10, dtype=torch.int64))
+        grid_of(selection_fraction=fraction).fit([clips_of(10)], True, torch.zeros(10, dtype=torch.int64))

@@ -19,6 +19,7 @@ TRAINER_COMMANDS = {
 OTHER_COMMANDS = {
     "evaluate": ("sslam.commands.evaluate", "linear probes and fine-tuning of checkpoints, all folds, one table"),
     "convert": ("sslam.commands.convert", "published EAT, SSLAM and MixIT checkpoints to ours, encoders back"),
+    "export": ("sslam.commands.export", "a model as a folder for others, with a model card"),
     "report": ("sslam.commands.report", "results of evaluations as one table and one page"),
     "embed": ("sslam.commands.embed", "embeddings or tags of audio files"),
     "separate": ("sslam.commands.separate", "sources of audio files"),

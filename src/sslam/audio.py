@@ -1,4 +1,4 @@
-"""One reader for wav, flac, mp3 and ogg files: mono float32 at the rate the networks take, or files as they are.
+"""One reader for wav, flac, mp3, ogg and opus files, and others with FFmpeg: mono float32 at the rate the networks take, or files as they are.
 
 Shape letters: T samples, C channels.
 """
@@ -16,15 +16,17 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from sslam.audio_ffmpeg import FFMPEG_EXTENSIONS, DecodedFile, FFmpegError, open_with_ffmpeg
 from sslam.decoder_notes import decoder_notes
 
 Waveform = NDArray[np.float32]
 
 SAMPLE_RATE = 16_000  # Hz; every batch of the suite
-AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg")
+AUDIO_EXTENSIONS = (".wav", ".flac", ".mp3", ".ogg", ".opus", *FFMPEG_EXTENSIONS)
 
 MIN_SECONDS = 0.025  # one window of the front end; anything shorter has no frame
 MIN_PEAK = 1e-6  # -120 dBFS, below the least significant bit of 16-bit audio (-90 dBFS)
+MAX_PEAK = 1000.0  # +60 dBFS; float files exceed 1 by peaks between samples or by mixing, damaged ones by far more
 HEADER_RATES = (1_000, 768_000)  # Hz; a header outside this range is damaged
 # The length in an mp3 header may be off by its codec's padding (some frames of 1152 samples); more is a damaged file.
 LENGTH_TOLERANCE_SECONDS = 0.2
@@ -108,7 +110,7 @@ def decode_audio(
 
     Raises:
         AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, or what was decoded is
-            shorter than 25 ms, silent (peak below -120 dBFS) or not finite.
+            shorter than 25 ms, silent (peak below -120 dBFS), not finite, or beyond +60 dBFS.
     """
     path = str(path)
     file, notes = _open(path)
@@ -126,9 +128,7 @@ def decode_audio(
     if frames.ndim == 2:
         # Column by column: a mean over the short inner axis is ten times slower.
         frames = sum(frames.T) * np.float32(1 / frames.shape[1])
-    peak = max(frames.max(), -frames.min())
-    if not math.isfinite(peak):  # max() propagates NaN
-        raise AudioFileError(path, "it holds NaN or infinite samples")
+    peak = _checked_peak(path, frames)
     if peak < MIN_PEAK:
         part = "" if len(frames) == num_frames else f" for {len(frames) / rate:.1f} s from {start / rate:.1f} s on"
         raise AudioFileError(path, f"silent{part}: no sample reaches -120 dBFS")
@@ -145,7 +145,8 @@ def decode_whole_file(path: str | Path) -> WholeFile:
     A file that breaks off is repaired: what can be decoded is kept.
 
     Raises:
-        AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, or is not finite.
+        AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, is not finite, or is beyond
+            +60 dBFS.
     """
     path = str(path)
     file, notes = _open(path)
@@ -154,13 +155,27 @@ def decode_whole_file(path: str | Path) -> WholeFile:
         frames, problem = _read_frames(path, file, notes, 0, file.frames)
     if not len(frames):
         raise AudioFileError(path, "truncated: not one sample can be decoded")
-    if not math.isfinite(max(frames.max(), -frames.min())):
-        raise AudioFileError(path, "it holds NaN or infinite samples")
+    _checked_peak(path, frames)
     return WholeFile(np.ascontiguousarray(np.atleast_2d(frames.T)), rate, problem)
 
 
-def _open(path: str) -> tuple[soundfile.SoundFile, list[str]]:
+def _checked_peak(path: str, frames: NDArray[Any]) -> float:
+    """The largest magnitude of a sample."""
+    peak = float(max(frames.max(), -frames.min()))
+    if not math.isfinite(peak):  # max() propagates NaN
+        raise AudioFileError(path, "it holds NaN or infinite samples")
+    if peak > MAX_PEAK:
+        raise AudioFileError(path, f"its samples reach {peak:.3g}, and at most {MAX_PEAK:g} (+60 dBFS) is taken")
+    return peak
+
+
+def _open(path: str) -> tuple[soundfile.SoundFile | DecodedFile, list[str]]:
     """The open file, and what its decoder says of it."""
+    if path.lower().endswith(FFMPEG_EXTENSIONS):
+        try:
+            return open_with_ffmpeg(path), []
+        except FFmpegError as error:
+            raise AudioFileError(path, str(error)) from error
     try:
         with decoder_notes() as notes:
             file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
@@ -183,7 +198,7 @@ def _open(path: str) -> tuple[soundfile.SoundFile, list[str]]:
 
 
 def _read_frames(
-    path: str, file: soundfile.SoundFile, notes: Sequence[str], start: int, wanted: int
+    path: str, file: soundfile.SoundFile | DecodedFile, notes: Sequence[str], start: int, wanted: int
 ) -> tuple[NDArray[Any], FileProblem | None]:
     """Frames (T,) or (T, C) from `start` on; where the file breaks off before, as many from its beginning.
 
@@ -214,7 +229,7 @@ def _read_frames(
     return frames, problem
 
 
-def _lost_wav_frames(file: soundfile.SoundFile) -> int:
+def _lost_wav_frames(file: soundfile.SoundFile | DecodedFile) -> int:
     """Frames that a wav header promises beyond the end of the file; libsndfile corrects its count silently."""
     if file.format not in ("WAV", "WAVEX") or not (sizes := _WAV_DATA_SIZE.search(file.extra_info)):
         return 0

@@ -14,6 +14,7 @@ from typing import Any
 from sslam.atomic_write import write_whole
 from sslam.audio import FileProblem
 from sslam.errors import UsageError
+from sslam.folder_lock import LOCK, lock_folder
 
 VERSION = 1
 
@@ -95,6 +96,11 @@ def read_list(path: Path) -> tuple[dict[str, Any], dict[str, Entry], bool]:
     return settings, entries, bool(cut_off)
 
 
+def entries_of(folder: Path) -> list[Path]:
+    """What is in a folder; nothing if there is none."""
+    return list(folder.iterdir()) if folder.exists() else []
+
+
 class FinishedFiles:
     """The list of finished files beside their outputs.
 
@@ -103,23 +109,26 @@ class FinishedFiles:
         about: Plain values for the first line; ``settings`` among them decide the outputs.
 
     Raises:
-        UsageError: If the folder holds something else, outputs made with other settings, or a damaged list.
+        UsageError: If another process writes into the folder, or it holds something else, outputs made with other
+            settings, or a damaged list.
     """
 
     def __init__(self, path: Path, about: dict[str, Any]) -> None:
         self.path = path
         self.folder = path.parent
         self.entries: dict[str, Entry] = {}
-        if path.is_file():
-            self._resume(about["settings"])
-            return
         # A kill at the very beginning may have left the list itself by halves.
-        if self.folder.exists() and any(entry.suffix != ".partial" for entry in self.folder.iterdir()):
+        ours = (entry.suffix == ".partial" or entry.name == LOCK for entry in entries_of(self.folder))
+        if not path.is_file() and not all(ours):
             raise UsageError(
                 f"{self.folder} holds something else than the work of an earlier run. Choose another output, or move "
                 "it out of the way."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.lock = lock_folder(self.folder, "Wait for it, or choose another output.")
+        if path.is_file():
+            self._resume(about["settings"])
+            return
         self._write(json.dumps({"version": VERSION} | about) + "\n")
 
     def _resume(self, settings: dict[str, Any]) -> None:

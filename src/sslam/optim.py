@@ -98,33 +98,32 @@ def parameter_groups(module: nn.Module, weight_decay: float, exempt_1d: bool) ->
     ]
 
 
-def clip_finite_gradients(
-    parameters: Iterable[nn.Parameter], max_norm: float | None, algorithm: str | None, step: int
-) -> Tensor:
-    """Clip gradients by their norm; what ``configure_gradient_clipping`` of a method calls.
+def clip_finite_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, algorithm: str | None) -> Tensor:
+    """Clip gradients by their norm, or forget them where it is not finite, so that the step changes no weight.
 
-    Lightning's own clipping refuses a fused optimizer under mixed precision, for the sake of fp16's loss scaler.
+    What ``configure_gradient_clipping`` of a method calls: Lightning's own clipping refuses a fused optimizer under
+    mixed precision, for the sake of fp16's loss scaler. With several processes the gradients are means over all of them
+    already, and so all forget them or none.
 
     Args:
         parameters: Parameters whose gradients are clipped.
         max_norm: Largest norm; None or 0 for no clipping.
         algorithm: Lightning's ``gradient_clip_algorithm``; "norm" or None.
-        step: Optimizer step, for the message.
 
     Returns:
         The norm of all gradients before clipping, a scalar.
 
     Raises:
-        ValueError: If the norm is not finite or another algorithm was asked for.
+        ValueError: If the largest norm is negative or NaN, or another algorithm was asked for.
     """
     if algorithm == "value":
         raise ValueError("trainer.gradient_clip_algorithm value is not supported. Leave it out, or use norm.")
+    if max_norm is not None and not max_norm >= 0:
+        raise ValueError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping, got {max_norm}.")
+    parameters = list(parameters)
     gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
+    # The device is waited for here, once per step, as in the published code of SSLAM.
     if not gradient_norm.isfinite():
-        # Before the step, so that neither the weights nor the next checkpoint are lost. The device is waited for
-        # here, once per step, as in the published code of SSLAM.
-        raise ValueError(
-            f"The norm of the gradients is {gradient_norm.item()} at step {step}, so the run stops. Go on from the "
-            "last checkpoint with a lower learning rate or a longer warm-up."
-        )
+        for parameter in parameters:
+            parameter.grad = None
     return gradient_norm

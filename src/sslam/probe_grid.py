@@ -1,12 +1,12 @@
 """Heads on the kept tokens of a frozen encoder: all learning rates and seeds at once, and the choice between the rates.
 
+Where the tokens are kept in several readouts, these are chosen between as well.
+
 Shape letters: R replicas of a head that are computed at once, B clips of a batch, N clips, W pooled width, H hidden
 units, C classes.
 """
 
 import copy
-import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from sslam.metrics import ClassificationMetrics
 from sslam.networks.audio_vit import LAYER_NORM_EPS
 from sslam.networks.heads import ClassifierHead, Normalisation, Standardise
 from sslam.optim import PEAK, warmup_cosine
+from sslam.selection import ONE_RECORDING, best, first_recordings, parts_of, random_order
 
 
 class KeptClips(NamedTuple):
@@ -32,28 +33,36 @@ class KeptClips(NamedTuple):
     labels_NC: Tensor
     index_N: Tensor
 
+    def to(self, device: torch.device | str | None) -> "KeptClips":
+        """The same on a device."""
+        return KeptClips(*(column.to(device) for column in self))
+
 
 class TrainedHeads(NamedTuple):
     """What :meth:`ProbeGrid.fit` gives.
 
     Attributes:
         heads: Trained head of each seed.
-        learning_rate: Learning rate that was chosen.
+        choice: Position of the readout that was chosen.
+        learning_rate: Learning rate that was chosen with it.
         num_clips: Number of clips that the heads have learnt from.
-        scores: Accuracy or mAP on held-out training clips of each learning rate; empty where nothing was chosen.
+        scores: For each readout, accuracy or mAP on held-out training clips of each learning rate; empty where nothing
+            was chosen.
     """
 
     heads: list[ClassifierHead]
+    choice: int
     learning_rate: float
     num_clips: int
-    scores: dict[float, float]
+    scores: list[dict[float, float]]
 
 
 @dataclass(frozen=True)
 class ProbeGrid:
     """Trains heads for every learning rate and seed, and keeps those of the rate that does best on held-out clips.
 
-    All of them learn at once, each as it would alone. Random parts depend on the seeds only: initial weights and order
+    Several readouts of the clips are tried one after the other, and the best one is taken with its best rate. All heads
+    on a readout learn at once, each as it would alone. Random parts depend on the seeds only: initial weights and order
     of the clips on each head's, the clips that are held out on none.
 
     Args:
@@ -110,26 +119,46 @@ class ProbeGrid:
         """A head that has not learnt."""
         return ClassifierHead(width, num_classes, seed, self.hidden_width, self.normalisation)
 
-    def fit(self, clips: KeptClips, single_label: bool, group_N: Tensor | None = None) -> TrainedHeads:
-        """Heads trained on these clips, on their device.
+    def fit(
+        self,
+        readouts: Sequence[KeptClips],
+        single_label: bool,
+        group_N: Tensor | None = None,
+        device: torch.device | str | None = None,
+    ) -> TrainedHeads:
+        """Heads trained on the readout of these clips, and with the learning rate, that do best on held-out clips.
 
         Args:
-            clips: Training clips.
-            single_label: Whether a clip has one class. Then accuracy chooses the learning rate, otherwise mAP.
+            readouts: The training clips as one readout or several have them, in the same order.
+            single_label: Whether a clip has one class. Then accuracy chooses, otherwise mAP.
             group_N: Number of the recording (N,) that each clip is an excerpt of; all clips of one are held out
                 together. None where every clip is a recording.
+            device: Device to learn on, where one readout at a time is; None for that of the clips.
 
         Raises:
             ValueError: If there are too few clips or recordings to hold some out.
         """
-        num_clips, num_seeds = len(clips.index_N), len(self.seeds)
-        if self.selection_fraction is None:
-            rates, scores = self.learning_rates, {}
-            if len(rates) > 1:
-                scores = self.cross_validate(clips, single_label, group_N)
-                rates = [best(scores)]
-            (trained,) = self.train(clips, torch.arange(num_clips).expand(num_seeds, -1), rates, self.seeds)
-            return TrainedHeads(trained.heads(), rates[0], num_clips, scores)
+        if self.selection_fraction is not None:
+            return self._fit_without_held_out(readouts, single_label, group_N, device)
+        scores, choice, rate = [], 0, self.learning_rates[0]
+        if len(readouts) * len(self.learning_rates) > 1:
+            scores = [self.cross_validate(clips.to(device), single_label, group_N) for clips in readouts]
+            choice, rate = best(scores)
+        clips = readouts[choice].to(device)
+        num_clips = len(clips.index_N)
+        (trained,) = self.train(clips, torch.arange(num_clips).expand(len(self.seeds), -1), [rate], self.seeds)
+        return TrainedHeads(trained.heads(), choice, rate, num_clips, scores)
+
+    def _fit_without_held_out(
+        self,
+        readouts: Sequence[KeptClips],
+        single_label: bool,
+        group_N: Tensor | None,
+        device: torch.device | str | None,
+    ) -> TrainedHeads:
+        """As :meth:`fit`, with the same clips held out for good."""
+        assert self.selection_fraction is not None
+        num_clips, num_seeds = len(readouts[0].index_N), len(self.seeds)
         num_held_out = max(1, round(self.selection_fraction * num_clips))
         if num_held_out >= num_clips:
             raise ValueError(
@@ -139,13 +168,22 @@ class ProbeGrid:
         held_out, others = first_recordings(num_held_out, random_order(num_clips), group_N)
         if not len(others):
             raise ValueError(ONE_RECORDING)
-        stacks = self.train(clips, others.expand(num_seeds, -1), self.learning_rates, self.seeds)
-        heads = {rate: stack.heads() for rate, stack in zip(self.learning_rates, stacks, strict=True)}
-        scores = {
-            rate: sum(self._score(clips, [(head, held_out)], single_label) for head in of_rate) / num_seeds
-            for rate, of_rate in heads.items()
-        }
-        return TrainedHeads(heads[best(scores)], best(scores), len(others), scores)
+        scores: list[dict[float, float]] = []
+        chosen: list[ClassifierHead] = []
+        for position, kept in enumerate(readouts):
+            clips = kept.to(device)
+            stacks = self.train(clips, others.expand(num_seeds, -1), self.learning_rates, self.seeds)
+            heads = {rate: stack.heads() for rate, stack in zip(self.learning_rates, stacks, strict=True)}
+            scores.append(
+                {
+                    rate: sum(self._score(clips, [(head, held_out)], single_label) for head in of_rate) / num_seeds
+                    for rate, of_rate in heads.items()
+                }
+            )
+            choice, rate = best(scores)
+            if choice == position:
+                chosen = heads[rate]
+        return TrainedHeads(chosen, choice, rate, len(others), scores)
 
     def cross_validate(self, clips: KeptClips, single_label: bool, group_N: Tensor | None = None) -> dict[float, float]:
         """Accuracy or mAP of each learning rate on all clips, each scored by a head that has not learnt it."""
@@ -284,60 +322,6 @@ class StackedHeads:
 def normalise(embedding: Tensor) -> Tensor:
     """LayerNorm without gain and offset over the last dimension."""
     return F.layer_norm(embedding, embedding.shape[-1:], eps=LAYER_NORM_EPS)
-
-
-def random_order(num_clips: int) -> Tensor:
-    """The same order of so many clips at any time, by which some are held out."""
-    return torch.randperm(num_clips, generator=torch.Generator().manual_seed(0))
-
-
-ONE_RECORDING = (
-    "The training clips are excerpts of one recording, so that none can be held out to choose the learning rate. Give "
-    "clips of several recordings, or one learning rate."
-)
-
-
-def parts_of(number: int, order_N: Tensor, group_N: Tensor | None) -> Tensor:
-    """The part (N,) of each clip of an order, of at most ``number`` parts of much the same size.
-
-    Recordings go, the largest first and otherwise in their order, to the smallest part. Recordings of one clip are
-    thus dealt out in turn, as clips are without ``group_N``.
-
-    Args:
-        number: Largest number of parts.
-        order_N: Order of the clips.
-        group_N: Recording of each clip, by its row; None where every clip is one.
-    """
-    if group_N is None:
-        return torch.arange(len(order_N)) % min(number, len(order_N))
-    groups = group_N[order_N].tolist()
-    sizes = Counter(groups)  # by first appearance
-    part_sizes = [0] * min(number, len(sizes))
-    part_of: dict[int, int] = {}
-    for group, size in sizes.most_common():  # stable
-        part_of[group] = part_sizes.index(min(part_sizes))
-        part_sizes[part_of[group]] += size
-    return torch.tensor([part_of[group] for group in groups])
-
-
-def first_recordings(least: int, order_N: Tensor, group_N: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The clips of the first recordings of an order, which have at least ``least`` clips, and the other clips."""
-    if group_N is None:
-        return order_N[:least], order_N[least:]
-    groups = group_N[order_N].tolist()
-    chosen: set[int] = set()
-    num_clips = 0
-    for group, size in Counter(groups).items():
-        if num_clips < least:
-            chosen.add(group)
-            num_clips += size
-    is_chosen = torch.tensor([group in chosen for group in groups])
-    return order_N[is_chosen], order_N[~is_chosen]
-
-
-def best(scores: dict[float, float]) -> float:
-    """The learning rate with the highest score, the first of equal ones; nan is lowest."""
-    return max(scores, key=lambda rate: -math.inf if math.isnan(scores[rate]) else scores[rate])
 
 
 @contextmanager

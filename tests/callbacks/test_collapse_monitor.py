@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from callbacks import CollapseMonitor
 from callbacks.collapse_monitor import relative_distance
 from sslam.metrics import Moments, PatchLosses, PositionMeans
+from tests.callbacks.two_ranks import free_port, join_two_ranks
 
 
 class ScriptedModule(pl.LightningModule):
@@ -265,29 +266,8 @@ def test_collapse_monitor__two_ranks_decide_together() -> None:
         assert last_step == 3
 
 
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
 def run_rank(rank: int, port: int, results: Any) -> None:
-    import os
-
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "test",  # the processes are there already: Lightning must not start them
-        "GROUP_RANK": "0",
-    }
-    torch.set_num_threads(1)
+    join_two_ranks(rank, port)
     # 0.5 across the ranks, 0 within each: above one threshold, below the other.
     module = ScriptedModule([0.0] * 6, prediction_std=0.0)
     watch = monitor(min_target_std=0.4, min_prediction_std=0.6, stop=True)

@@ -4,7 +4,6 @@ import contextlib
 import csv
 import json
 import shutil
-import subprocess
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,8 @@ import torch
 
 from sslam.__main__ import main
 from sslam.commands import evaluate
-from sslam.commands.evaluate import (
-    EvaluationRun,
-    Weights,
-    all_runs,
-    build_parser,
-    chosen_parts,
-    recipes_of,
-    weights_of,
-)
+from sslam.commands.evaluate import EvaluationRun, all_runs, build_parser, chosen_parts, recipes_of
+from sslam.commands.evaluated_weights import Weights, weights_of
 from sslam.commands.recipes import row_of
 from tests.data_modules.official_layouts import write_class_folder
 
@@ -67,11 +59,10 @@ def small(esc50: Path) -> list[str]:
     ]
 
 
-def run_here(command: list[str], stdout: Any, **_: Any) -> Any:
+def run_here(command: list[str], output: Any) -> int:
     """As a process would, but faster."""
-    with contextlib.redirect_stderr(stdout), contextlib.redirect_stdout(stdout):
-        code = main(command[3:])
-    return subprocess.CompletedProcess(command, code)
+    with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
+        return main(command[3:])
 
 
 def options(*args: str) -> Any:
@@ -81,17 +72,17 @@ def options(*args: str) -> Any:
 def test_weights_of__names_and_random_weights(tmp_path: Path) -> None:
     for name in ("a.ckpt", "b=c.ckpt"):
         (tmp_path / name).touch()
-    rows = weights_of(options("--checkpoint", f"stage 1={tmp_path / 'a.ckpt'}", "--random"))
+    rows = weights_of(options("--checkpoint", f"stage 1={tmp_path / 'a.ckpt'}", "--random", "--no_baselines"))
     assert rows == [
         Weights("random weights", str(tmp_path / "a.ckpt"), random=True),
         Weights("stage 1", str(tmp_path / "a.ckpt")),
     ]
-    (row,) = weights_of(options("--checkpoint", str(tmp_path / "b=c.ckpt")))
+    (row,) = weights_of(options("--checkpoint", str(tmp_path / "b=c.ckpt"), "--no_baselines"))
     assert row == Weights("b=c", str(tmp_path / "b=c.ckpt"))
 
 
 def runs_of(root: Path, *args: str) -> list[EvaluationRun]:
-    given, more = build_parser().parse_known_args(args)
+    given, more = build_parser().parse_known_args([*args, "--no_baselines"])
     recipes = recipes_of(given)
     chosen, _ = chosen_parts(recipes, more)
     return list(all_runs(given, recipes, chosen, root))
@@ -117,7 +108,7 @@ def test_all_runs__recipes_then_tasks_x_methods_x_weights_x_parts(tmp_path: Path
     assert files == [*row_of("esc50", "linear_probe").files]
     assert command[command.index("--model.weights") + 1] == "random"
     assert command[command.index("--data.fold") + 1] == "1"
-    assert command[-2:] == ["--data.root", "x"]
+    assert command[command.index("--data.root") + 1] == "x"
     assert "--model.weights" not in runs[7].command([])
     assert [str(run) for run in (runs[1], runs[8], runs[28])] == [
         "quickstart, a",
@@ -172,6 +163,7 @@ def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: P
             "--config",
             runs[1].weights.file,
         ]
+        assert "--model.readouts" not in command  # it says nothing of its readout
         assert runs[1].weights.file.endswith(LOG_MEL)
         assert "--model.initial_checkpoint" not in command
     assert ("--ckpt_path" in test, "--ckpt_path" in fit) == (False, True)
@@ -189,7 +181,7 @@ def test_all_runs__retrieval_and_baselines_have_options_of_their_own(tmp_path: P
         (["--checkpoint", "a.ckpt", "--task", "spas"], "There is no task spas. Did you mean spass? The tasks are:"),
         (
             ["--checkpoint", "a.ckpt", "--method", "prob"],
-            "There is no method prob. The methods are: fine_tune, ",
+            "There is no method prob. The methods are: best_readout_probe, ",
         ),
         (["--checkpoint", "a.ckpt", "--recipe", "my.yaml"], "There is no config file my.yaml."),
     ],
@@ -220,15 +212,15 @@ def test_evaluate__what_to_do_must_be_said(
 def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
     checkpoint: Path, esc50: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate.subprocess, "run", run_here)
-    args = ["evaluate", "--checkpoint", f"SSLAM={checkpoint}", "--random", *ESC50, "--run_id", "one"]
+    monkeypatch.setattr(evaluate, "run_child", run_here)
+    args = ["evaluate", "--checkpoint", f"SSLAM={checkpoint}", "--random", "--no_baselines", *ESC50, "--run_id", "one"]
     assert main([*args, "--folds", "1", "2", *small(esc50)]) == 0
     said = capsys.readouterr()
     assert "[4/4] esc50_linear_probe, SSLAM, fold 2: done" in said.out
     root = Path("runs/evaluation/one")
     assert {"table.csv", "table.md", "index.html"} <= {path.name for path in root.iterdir()}
     record = json.loads((root / "esc50_linear_probe/SSLAM-fold2/results-test.json").read_text())
-    assert record["data"]["title"] == "ESC-50 fold 2"
+    assert (record["data"]["title"], record["data"]["fold"]) == ("ESC-50", 2)
     assert record["checkpoint"]["label"] == "SSLAM"
     assert record["checkpoint"]["sha256"]
     assert record["num_heads"] == 3
@@ -245,7 +237,7 @@ def test_evaluate__a_missing_data_set_is_said_and_the_others_are_done(
 def test_evaluate__retrieval_and_shallow_classifier_of_a_checkpoint_and_of_log_mels(
     checkpoint: Path, esc50: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate.subprocess, "run", run_here)
+    monkeypatch.setattr(evaluate, "run_child", run_here)
     data = [
         "--data.root",
         str(esc50),
@@ -256,7 +248,7 @@ def test_evaluate__retrieval_and_shallow_classifier_of_a_checkpoint_and_of_log_m
         "--data.clip_seconds",
         "1.28",
     ]
-    rows = ["--checkpoint", f"SSLAM={checkpoint}", "--random", "--checkpoint", f"log-mel={LOG_MEL}"]
+    rows = ["--checkpoint", f"SSLAM={checkpoint}", "--random", "--no_baselines", "--checkpoint", f"log-mel={LOG_MEL}"]
     args = ["evaluate", *rows, "--run_id", "one", *data, "--trainer.accelerator", "cpu"]
     assert main([*args, "--task", "esc50", "--method", "query_by_example"]) == 0
     shallow = ["--task", "esc50", "--method", "shallow_classifier", "--folds", "1", "--model.epochs", "2"]
@@ -278,7 +270,7 @@ def test_evaluate__a_crash_is_no_success(
     checkpoint: Path, esc50: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In processes of their own."""
-    args = ["evaluate", "--checkpoint", str(checkpoint), *ESC50, "--folds", "1", *small(esc50)]
+    args = ["evaluate", "--checkpoint", str(checkpoint), "--no_baselines", *ESC50, "--folds", "1", *small(esc50)]
     assert main([*args, "--trainer.callbacks", "[]"]) == 1
     assert "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults" in capsys.readouterr().out
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
@@ -291,15 +283,28 @@ def test_evaluate__ones_own_classes_with_copies_and_broken_files(
     folder = write_class_folder(tmp_path / "my_folder", {"dog": 7, "hen": 4, "rain": 9}, seconds=0.5)
     shutil.copy(folder / "rain" / "rain00.wav", folder / "rain" / "copy.wav")
     (folder / "dog" / "broken.wav").write_text("no audio")
-    monkeypatch.setattr(subprocess, "run", run_here)
-    row = ["--random", "--task", "class_folder", "--method", "linear_probe", "--data.root", "my_folder"]
-    few = ["--model.epochs", "2", "--data.num_workers", "0", "--data.num_folds", "3", "--run_id", "one"]
+    monkeypatch.setattr(evaluate, "run_child", run_here)
+    row = ["--task", "class_folder", "--method", "linear_probe", "--data.root", "my_folder"]
+    few = [
+        "--random",
+        "--no_baselines",
+        "--model.epochs",
+        "2",
+        "--data.num_workers",
+        "0",
+        "--data.num_folds",
+        "3",
+        "--run_id",
+        "one",
+    ]
     assert main(["evaluate", "--checkpoint", str(checkpoint), *row, *few, "--trainer.accelerator", "cpu"]) == 0
     said = capsys.readouterr().out
     assert "[6/6] class_folder_linear_probe, last, fold 3: done" in said
     runs = [Path(f"runs/evaluation/one/class_folder_linear_probe/last-fold{fold}") for fold in (1, 2, 3)]
     records = [json.loads((run / "results-test.json").read_text()) for run in runs]
-    assert [record["data"]["title"] for record in records] == [f"my_folder fold {fold}" for fold in (1, 2, 3)]
+    assert [(record["data"]["title"], record["data"]["fold"]) for record in records] == [
+        ("my_folder", n) for n in (1, 2, 3)
+    ]
     assert sum(record["data"]["num_clips"] for record in records) == 21
     assert all("accuracy" in record["metrics"] for record in records)
     folds = [(run / "folds.csv").read_text() for run in runs]

@@ -1,6 +1,6 @@
 """`sslam evaluate` makes no run that is other than its table says."""
 
-import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,8 @@ import pytest
 
 from sslam.__main__ import main
 from sslam.commands import evaluate
-from sslam.commands.evaluate import EvaluationRun, Weights
+from sslam.commands.evaluate import EvaluationRun
+from sslam.commands.evaluated_weights import Weights
 from sslam.commands.recipes import Recipe
 
 RECIPE = ["--task", "esc50", "--method", "linear_probe"]
@@ -23,8 +24,6 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        # Random weights would be the teacher's.
-        (["--random", "--model.init_args.weights=teacher"], "--model.weights cannot be given for every run"),
         (["--model.label", "x"], "--model.label cannot be given for every run"),
         # Folds 1 and 2 would be the same run.
         (
@@ -38,12 +37,8 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--data.fold", "null"], "esc50_linear_probe has no fold null."),
         (["--task", "spass", "--data.scene", "mraket"], "spass_linear_probe has no scene mraket. Choose from market"),
         (["--checkpoint", "=a.ckpt"], "--checkpoint =a.ckpt has an empty name"),
-        (
-            ["--checkpoint", "log-mel=experiments/evaluation/baselines/log_mel.yaml", "--model.frontend", "x"],
-            "--model.frontend cannot be given for every run, because a baseline's YAML sets it",
-        ),
         # The second one would count as done before.
-        (["--task", "esc50"], "esc50_linear_probe/a-fold1. Name every task, method and recipe once"),
+        (["--task", "esc50"], "esc50_linear_probe/random_weights-fold1. Name every task, method and recipe once"),
         (["--checkpoint", "b c=a.ckpt", "--checkpoint", "b_c=a.ckpt"], "esc50_linear_probe, b c, fold 1 and esc50_li"),
     ],
 )
@@ -55,24 +50,29 @@ def test_evaluate__refuses_what_would_not_be_what_the_table_says(
     assert not Path("runs").exists()
 
 
-def test_evaluate__weights_may_be_chosen_without_random_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluate__random_weights_stay_random_whatever_the_checkpoints_are(monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
-    def no_run(command: list[str], **_: Any) -> Any:
+    def no_run(command: list[str], _: Any) -> int:
         commands.append(command)
-        return subprocess.CompletedProcess(command, 2)
+        return 2
 
-    monkeypatch.setattr(evaluate.subprocess, "run", no_run)
-    main(["evaluate", "--checkpoint", "a.ckpt", *RECIPE, "--folds", "1", "--model.weights", "teacher"])
-    (command,) = commands
-    assert command[-2:] == ["--model.weights", "teacher"]
-    assert command[command.index("--experiment") + 1] == "esc50_linear_probe"
+    monkeypatch.setattr(evaluate, "run_child", no_run)
+    given = ["--checkpoint", "a.ckpt", "--random", "--no_baselines", "--model.weights", "teacher"]
+    main(["evaluate", *RECIPE, "--folds", "1", *given])
+    # The last one counts.
+    assert [[value for option, value in pairwise(command) if option == "--model.weights"] for command in commands] == [
+        ["teacher", "random"],
+        ["teacher"],
+    ]
+    assert commands[1][commands[1].index("--experiment") + 1] == "esc50_linear_probe"
 
 
 def test_evaluate__names_the_users_classes_to_runs_of_checkpoints(tmp_path: Path) -> None:
     given = {"recipe": Recipe("recipe", ("recipe.yaml",)), "part": {}, "root": tmp_path, "user_classes": ("a.B", "c.D")}
     options = EvaluationRun(weights=Weights("a", "a.ckpt"), **given).options()  # type: ignore[arg-type]
     assert options["--model.user_classes"] == '["a.B", "c.D"]'
+    Path("b.yaml").write_text("model: {}")
     baseline = EvaluationRun(weights=Weights("b", "b.yaml"), **given).options()  # type: ignore[arg-type]
     assert "--model.user_classes" not in baseline
 
@@ -81,11 +81,11 @@ def test_run_in_process__quotes_this_attempt_only(tmp_path: Path, monkeypatch: p
     evaluation = EvaluationRun(Recipe("recipe", ("recipe.yaml",)), Weights("a", "a.ckpt"), {}, tmp_path)
     texts = iter(["sslam fit: no such folder é\n", "MemoryError\n", ""])
 
-    def fails(command: list[str], stdout: Any, **_: Any) -> Any:
-        stdout.write(next(texts))
-        return subprocess.CompletedProcess(command, 1)
+    def fails(_: list[str], output: Any) -> int:
+        output.write(next(texts))
+        return 1
 
-    monkeypatch.setattr(evaluate.subprocess, "run", fails)
+    monkeypatch.setattr(evaluate, "run_child", fails)
     assert evaluate.run_in_process(evaluation, []) == (1, "sslam fit: no such folder é")
     assert evaluate.run_in_process(evaluation, []) == (1, "MemoryError")
     assert evaluate.run_in_process(evaluation, []) == (1, "no output")
@@ -98,7 +98,10 @@ def test_evaluate__interrupted_says_how_to_go_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evaluate, "run_in_process", interrupted)
-    assert main(["evaluate", "--checkpoint", "a.ckpt", *RECIPE, "--folds", "1", "--run_id", "mine"]) == 130
+    assert (
+        main(["evaluate", "--checkpoint", "a.ckpt", *RECIPE, "--folds", "1", "--run_id", "mine", "--no_baselines"])
+        == 130
+    )
     said = capsys.readouterr()
     assert said.out == "[1/1] esc50_linear_probe, a, fold 1\n"
     assert said.err == "sslam evaluate: Interrupted. Go on with the same command and --run_id mine.\n"

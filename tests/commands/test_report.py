@@ -34,8 +34,8 @@ def test_report__writes_a_page_that_needs_nothing_else(
     write_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for fold in (1, 2):
-        write_run(f"random{fold}", 0.0, fold, label="random weights", weights="random", title=f"ESC-50 fold {fold}")
-        write_run(f"stage1-{fold}", 3.0, fold, title=f"ESC-50 fold {fold}", config=f"fold{fold}/config.yaml")
+        write_run(f"random{fold}", 0.0, fold, label="random weights", weights="random", title="ESC-50", fold=fold)
+        write_run(f"stage1-{fold}", 3.0, fold, title="ESC-50", fold=fold, config=f"fold{fold}/config.yaml")
     results = [made_up_results(2.0, seed, single_label=False, polyphony=True) for seed in range(3)]
     write_run("scenes", results=results, title="Soundscapes", method="FineTune")
     output = tmp_path / "report"
@@ -58,6 +58,12 @@ def test_report__writes_a_page_that_needs_nothing_else(
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     for number in re.findall(r"\d+\.\d ± \d+\.\d", printed):
         assert number in page.text
+    intervals = re.findall(r"\[\d+\.\d, \d+\.\d\]", printed)
+    assert len(intervals) == 3  # of two numbers and their difference; the heads of the scenes have labels of their own
+    for interval in intervals:
+        assert interval in page.text
+    assert re.search(r"\+\d+\.\d \[\d+\.\d, \d+\.\d\] better", page.text)
+    assert "Published" not in page.text
     for word in ("2 folds", "3 heads", "ESC-50 fold 2", "fold2/config.yaml", "stage 1.ckpt", b"stage 1".hex()[:12]):
         assert word in page.text
     assert "400 of 400 listed clips found" in page.text

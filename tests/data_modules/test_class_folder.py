@@ -107,7 +107,7 @@ def test_class_folder__copies_never_cross_folds_and_every_bad_file_is_named(
     )
     assert list(data.class_names) == sorted(SIZES)
     assert data.single_label is True
-    assert data.title == "my sounds fold 1"
+    assert (data.title, data.title_and_fold) == ("my sounds", "my sounds fold 1")
     folds = folds_of(data)
     assert set(folds.values()) == {1, 2, 3, 4, 5}
     assert len({folds["wind/wind01.wav"], *(folds[f"wind/copy{number}.wav"] for number in range(1, 5))}) == 1
@@ -181,7 +181,7 @@ def test_class_folder__nothing_may_be_held_out(own_folder: tuple[Path, dict[str,
     data = own_module(root, fold=None)
     data.setup("fit")
     data.setup("test")
-    assert data.title == "my sounds"
+    assert data.title_and_fold == "my sounds"
     assert files(data, "training") == files(data, "test")
     assert len(files(data, "training")) == sum(SIZES.values()) + 4 + 2 + 8 + 2
 
@@ -215,7 +215,7 @@ def test_class_folder__a_run_keeps_its_folds_which_can_be_given_back(
     again = ClassFolderDataModule(str(run / "folds.csv"), fold=2, audio=str(root), name="my sounds", num_workers=0)
     quietly(again)
     assert folds_of(again) == folds_of(data)
-    assert again.title == data.title == "my sounds fold 2"
+    assert again.title_and_fold == data.title_and_fold == "my sounds fold 2"
     assert again.class_names == data.class_names
     assert np.array_equal(again._contents.groups_N, data._contents.groups_N)  # type: ignore[union-attr]
 
@@ -249,7 +249,7 @@ def test_class_folder__a_table_with_several_labels_is_judged_as_such(write_table
     data.setup("test")
     assert data.single_label is False
     assert list(data.class_names) == ["music", "speech"]
-    assert data.title == "labels fold 1"
+    assert data.title_and_fold == "labels fold 1"
     assert own_module(path, fold=None, name="mine").title == "mine"
     labels = torch.cat([batch["labels"] for batch in data.test_dataloader()])
     names = [Path(name).stem for name in files(data, "test")]
@@ -281,7 +281,27 @@ def test_class_folder__groups_of_the_column_and_copies_join(write_table: Callabl
         days[number // 4].add(folds[f"s{number}.wav"])
     assert all(len(of_day) == 1 for of_day in days.values())
     assert days[1] == days[9]
+    # They stay together too where a probe holds some training clips out.
+    assert data.training_groups is not None
+    members = defaultdict(set)
+    for index, group in enumerate(data.training_groups.tolist()):
+        members[group].add(Path(data.train_set.path(index)).stem)  # type: ignore[union-attr]
+    joined = defaultdict(set)
+    for number in range(40):
+        if folds[f"s{number}.wav"] != data.fold:
+            joined[f"s{number}" if number < 6 else "day1" if number // 4 == 9 else f"day{number // 4}"].add(
+                f"s{number}"
+            )
+    assert sorted(map(sorted, members.values())) == sorted(map(sorted, joined.values()))
     assert len({folds[f"s{number}.wav"] for number in range(6)}) > 1
+    data.setup("test")
+    dataset: Any = data.test_set  # what is scored says its groups
+    groups = defaultdict(set)
+    for row, group in enumerate(dataset.groups.tolist()):
+        number = int(Path(dataset.path(row)).stem[1:])
+        groups[group].add(1 if number in (36, 37, 38, 39) else number // 4 if number >= 6 else f"alone {number}")
+    assert len(groups) < len(dataset)
+    assert all(len(of_group) == 1 for of_group in groups.values())
 
 
 def test_class_folder__folds_of_the_column_are_taken_as_they_are(write_table: Callable[..., Path]) -> None:
@@ -289,7 +309,7 @@ def test_class_folder__folds_of_the_column_are_taken_as_they_are(write_table: Ca
     path = write_table("file,label,fold", *lines)
     data = own_module(path, fold=20)
     data.setup("test")
-    assert data.title == "labels fold 20"
+    assert data.title_and_fold == "labels fold 20"
     assert files_below(data) == ["s10.wav", "s11.wav", "s8.wav", "s9.wav"]
     with pytest.raises(ValueError, match=r"fold must be one of 0, 10, 20 \(of the column\), or null .* got 1"):
         own_module(path).setup("test")

@@ -51,8 +51,8 @@ def test_esc50__classes_stand_at_their_official_targets() -> None:
         "helicopter",
         "chainsaw",
     ]
-    assert (data.single_label, data.title) == (True, "ESC-50 fold 1")
-    assert ESC50DataModule(fold=4, esc10=True).title == "ESC-10 fold 4"
+    assert (data.single_label, data.title, data.fold) == (True, "ESC-50", 1)
+    assert ESC50DataModule(fold=4, esc10=True).title_and_fold == "ESC-10 fold 4"
 
 
 def test_esc50__holds_one_fold_out_and_gives_rows_of_labels(esc50: Path) -> None:
@@ -85,7 +85,7 @@ def test_esc50__nothing_may_be_held_out(esc50: Path) -> None:
     data = ESC50DataModule(str(esc50), fold=None, num_workers=0)
     data.setup("fit")
     data.setup("test")
-    assert data.title == "ESC-50"
+    assert data.title_and_fold == "ESC-50"
     assert {listing.found for listing in data.listings.values()} == {20}
     assert set(data.listings) == {"training", "validation", "test"}
 

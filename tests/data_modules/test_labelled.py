@@ -151,7 +151,7 @@ def test_setup__counts_are_said_before_training_and_written_into_the_runs_folder
     assert said in caplog.text
     trainer.test(_Model(), data, verbose=False)
     written = json.loads((run / "data.json").read_text())
-    assert written["title"] == "ESC-50 fold 2"
+    assert (written["title"], written["fold"]) == ("ESC-50", 2)
     assert written["class_names"][6] == "hen"
     assert set(written["splits"]) == {"training", "validation", "test"}
     assert written["splits"]["training"] == {

@@ -199,7 +199,7 @@ def test_recorded_soundscapes__listings_say_which_classes_are_heard(folder: Path
         (folder / "low" / f"{number}.flac").unlink()
     with pytest.warns(UserWarning, match="classes .*missing from some folds.*: 'low' "):
         data = set_up(folder, num_train_scenes=100, num_val_scenes=100, num_test_scenes=100)
-    assert data.title == "Scenes of sounds fold 1"
+    assert data.title_and_fold == "Scenes of sounds fold 1"
     assert sorted(listing.num_classes_with_clips for listing in data.listings.values()) == [2, 2, 3]
 
 

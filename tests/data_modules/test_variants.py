@@ -29,6 +29,6 @@ def test_variants__are_arguments_and_have_titles_of_their_own(module: Any, name:
     assert {key: tuple(values) for key, values in module.variants_of(needed).items()} == module.variants
     data = module(**needed, **{name: value})
     assert getattr(data, name) == value
-    others = [module(**needed, **{name: other}).title for other in module.variants[name] if other != value]
-    assert data.title not in others
+    others = [module(**needed, **{name: other}).title_and_fold for other in module.variants[name] if other != value]
+    assert data.title_and_fold not in others
     assert getattr(module(**needed), name) in module.variants[name]

@@ -4,12 +4,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from sslam.__main__ import main
 from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
+from sslam.networks.pooling import Pooling
+from sslam.report.published import published_rows
 from sslam.report.results import read_record
 from sslam.transforms import Augmentation
 from tests.experiments.conftest import (
@@ -116,7 +118,7 @@ def test_evaluation__every_row_runs_for_two_steps(run: Run, data_arguments: dict
     assert main(["fit", *files, *smoke, *more]) == 0
     record = read_record(Path("runs/row/one/results-test.json"))
     assert record.method == {"fine_tune": "FineTune", "linear_probe": "LinearProbe"}[run.method]
-    assert (record.data.title, record.data.num_classes) == run.title_and_classes
+    assert (record.data.title_and_fold, record.data.num_classes) == run.title_and_classes
     assert ("accuracy" in record.metrics) == (run.task in SINGLE_LABEL)
     # A probe without augmentation keeps tokens in one pass, and trains its heads without the trainer.
     assert record.step == (2 if run.method == "fine_tune" or run.task in AUGMENTED_PROBES else 0)
@@ -152,6 +154,13 @@ FINE_TUNING = {
 CLIP_SECONDS = {1024: 10.0, 512: 5.0, 128: 1.0}
 
 
+def test_published_rows__are_of_recipes_and_data_that_are_there() -> None:
+    titles = {title.partition(" fold ")[0].removesuffix(", own test set") for title, _ in PARTS.values()}
+    recipes = {row_of(task, method).name for task in tasks() for method in methods()}
+    assert {title for _, title in published_rows()} <= titles
+    assert {recipe for recipe, _ in published_rows()} <= recipes
+
+
 def published(method: str) -> list[Run]:
     """The runs that are not this project's own."""
     return [run for run in runs(method) if run.task not in NOT_PUBLISHED]
@@ -178,7 +187,9 @@ def config_of_run(run: Run, capsys: pytest.CaptureFixture[str]) -> dict[str, Any
 
 def test_evaluation__the_published_tasks_are_there() -> None:
     assert {*tasks()} == {*FINE_TUNING, *NOT_PUBLISHED}
-    assert {*methods()} == {"fine_tune", "linear_probe", "query_by_example", "shallow_classifier"}
+    assert {*methods()} == {
+        *("fine_tune", "linear_probe", "best_readout_probe", "query_by_example", "shallow_classifier")
+    }
 
 
 @pytest.mark.parametrize("run", published("fine_tune"), ids=str)
@@ -245,6 +256,16 @@ def test_evaluation__other_linear_probes_keep_the_tokens_of_unchanged_clips(
     assert (model["drop_path"], data["training_augmentation"], trainer["max_epochs"]) == (0.0, False, 1)
     assert len(model["learning_rates"]) == 5
     assert len(model["seeds"]) == 3
+
+
+def test_evaluation__the_probe_of_the_best_readout_offers_every_pooling(capsys: pytest.CaptureFixture[str]) -> None:
+    model = config_of(capsys, "evaluation/methods/best_readout_probe.yaml")["model"]["init_args"]
+    assert [readout["pooling"] for readout in model["readouts"]] == [*get_args(Pooling)]
+    assert {readout["layers"] for readout in model["readouts"]} == {None}
+    published = config_of(capsys, "evaluation/methods/linear_probe.yaml")["model"]["init_args"]
+    assert (model["normalisation"], published["normalisation"]) == ("standardise", "layer_norm")
+    changed = {"readouts": None, "normalisation": None}
+    assert model | changed == published | changed
 
 
 def test_evaluation__every_file_is_a_row_or_a_recipe_of_our_own_and_every_recipe_is_used() -> None:

@@ -70,6 +70,25 @@ def test_experiments__every_file_runs_for_two_steps(
     assert (model.frontend.mean, model.frontend.std) == STATISTICS.get(name, AUDIOSET)
 
 
+def test_experiments__the_online_probe_keeps_the_best_checkpoint(
+    trained: list[SSLAM], data_arguments: dict[str, list[str]]
+) -> None:
+    """With its callbacks, on a tiny copy of ESC-50 at the path that it names."""
+    _, root = data_arguments["data/esc50.yaml"]
+    Path("data").mkdir()
+    Path("data/esc50").symlink_to(root)
+    text = (EXPERIMENTS / "overrides/online_probe.yaml").read_text()
+    Path("every_step.yaml").write_text(text.replace("steps: 1000", "steps: 1").replace("esc50}", "esc50, fold: null}"))
+    smoke = [*PRETRAIN, *SMOKE, "--config", "every_step.yaml", "--run_id", "online"]
+    assert main(["fit", *smoke]) == 0
+    (folder,) = Path("runs").glob("*/online")
+    assert (folder / "checkpoints/best_probe.ckpt").exists()
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    scores = {row["step"]: row["online/probe_accuracy"] for row in rows if row.get("online/probe_accuracy")}
+    assert list(scores) == ["0", "1", "2"]
+    assert len({row["online/random_probe_accuracy"] for row in rows if row.get("online/random_probe_accuracy")}) == 1
+
+
 def read(name: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load((EXPERIMENTS / name).read_text())
     return content

@@ -32,7 +32,9 @@ def test_linear_probe__checkpoint_knows_how_it_was_trained(tones: Any, quiet_tra
     trainer.fit(model, tones())
     trainer.save_checkpoint(tmp_path / "probe.ckpt")
     expected = {"epoch": 1, "step": 0, "seed": 7, "learning_rate": 1e-2}
+    expected |= {"readout": "both", "warnings": model.warnings}  # of the higher rate of two
     assert model.training_facts() == expected
+    assert len(model.warnings) == 1
 
     torch.manual_seed(8)
     tested = classifier_of(LinearProbe, **rates, pooling="both")

@@ -65,9 +65,11 @@ def test_linear_probe__hands_on_which_clips_are_of_one_recording(
     found: list[Any] = []
     fit = ProbeGrid.fit
 
-    def fit_and_note(self: ProbeGrid, clips: Any, single_label: bool, group_N: Any = None) -> Any:
-        found.append((clips.index_N, group_N))
-        return fit(self, clips, single_label, group_N)
+    def fit_and_note(
+        self: ProbeGrid, readouts: Any, single_label: bool, group_N: Any = None, device: Any = None
+    ) -> Any:
+        found.append((readouts[0].index_N, group_N))
+        return fit(self, readouts, single_label, group_N, device)
 
     monkeypatch.setattr(ProbeGrid, "fit", fit_and_note)
     groups = np.arange(40) // 2 + 100

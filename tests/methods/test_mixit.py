@@ -140,11 +140,11 @@ def test_training__with_checkpointed_blocks_is_the_same() -> None:
     assert losses[1].values == pytest.approx(losses[0].values, rel=1e-5)
 
 
-def test_training__ends_before_a_step_that_would_spoil_the_weights() -> None:
+def test_training__skips_a_step_that_would_spoil_the_weights() -> None:
     clips = make_clips(4)
     clips[2, 100] = math.nan
     method = MixIT(small_separator())
-    with pytest.raises(ValueError, match=r"norm of the gradients is nan at step 1"):
+    with pytest.warns(UserWarning, match=r"The gradients of step 1 are not finite"):
         make_trainer(max_steps=2).fit(method, loader(clips, 2))
     assert all(parameter.isfinite().all() for parameter in method.parameters())
 

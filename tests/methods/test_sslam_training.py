@@ -342,16 +342,39 @@ def test_training__gradients_are_clipped_in_either_precision(precision: str) -> 
     assert norms == pytest.approx([0.5] * len(norms), rel=1e-3)
 
 
-def test_training__a_gradient_that_is_not_finite_stops_the_run_before_it_spoils_the_weights() -> None:
-    module = make_method()
+def spoiler(*steps: int) -> pl.Callback:
+    """Spoils the gradients of some steps."""
 
     class Spoiler(pl.Callback):
         def on_after_backward(self, trainer: Any, module: Any) -> None:
-            if trainer.global_step == 2:
+            if trainer.global_step in steps:
                 next(module.student.parameters()).grad.fill_(float("nan"))
 
-    with pytest.raises(ValueError, match="The norm of the gradients is nan at step 2, so the run stops"):
-        fit(module, clips(8), callbacks=[Spoiler()])
+    return Spoiler()
+
+
+def test_training__a_step_whose_gradients_are_not_finite_is_skipped() -> None:
+    module = make_method()
+    states: list[dict[str, torch.Tensor]] = []
+
+    class States(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, module: Any, *_: Any) -> None:
+            states.append({name: value.clone() for name, value in module.student.state_dict().items()})
+
+    with pytest.warns(UserWarning, match=r"The gradients of step 2 are not finite, so it changes no weight \(1 such"):
+        fit(module, clips(8), callbacks=[spoiler(2), States()])
+    assert all(torch.equal(states[1][name], value) for name, value in states[2].items())
+    assert not all(torch.equal(states[2][name], value) for name, value in states[3].items())
+    assert all(value.isfinite().all() for value in states[-1].values())
+    assert module.skipped_steps.count == 1
+
+
+@pytest.mark.filterwarnings("ignore:The gradients of step")
+def test_training__several_such_steps_in_a_row_end_the_run_and_name_the_clips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SSLAM, "non_finite_steps_to_stop", 2)
+    module = make_method()
+    with pytest.raises(ValueError, match="of 2 steps in a row, the last of them step 3, are not finite.* clip "):
+        fit(module, clips(8), callbacks=[spoiler(0, 2, 3)])
     assert all(parameter.isfinite().all() for parameter in module.parameters())
 
 

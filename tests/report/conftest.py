@@ -30,12 +30,13 @@ def made_up_results(
 
 
 def made_up_record(results: list[ClassificationResults], **changes: Any) -> EvaluationRecord:
-    """A record of these results; `label`, `weights`, `sha256` and `title` may be changed as any field of it."""
+    """A record of these results; `label`, `weights`, `sha256`, `title` and `fold` may be changed as any field of it."""
     label = changes.pop("label", "stage 1")
     sha256 = changes.pop("sha256", label.encode().hex().ljust(64, "0"))
     names = [f"class_{number}" for number in range(results[0].num_classes)]
     origin: dict[str, Any] = {
-        "title": "ESC-50 fold 1",
+        "title": "ESC-50",
+        "fold": None if "title" in changes else 1,
         "class_path": "data_modules.ESC50DataModule",
         "splits": {"training": SplitCounts(1600, 1600, 0, 0), "test": SplitCounts(400, 400, 0, 0)},
         "experiment": "probe_esc50",

@@ -81,7 +81,7 @@ def test_by_distinct_events__has_the_brackets_of_the_paper(write_run: Callable[.
 def test_per_class__best_first_with_support_over_the_folds(write_run: Callable[..., Path], tmp_path: Path) -> None:
     folds = [made_up_results(1.0, seed) for seed in (0, 1)]
     for fold, results in enumerate(folds, start=1):
-        write_run(f"{fold}", results=[results], title=f"ESC-50 fold {fold}")
+        write_run(f"{fold}", results=[results], title="ESC-50", fold=fold)
     write_run("random", skill=0.0, label="random weights", weights="random")
     table = table_of(tmp_path)
     names, precision_C, support_C = class_precisions(table.cells[ROW, Column("ESC-50", "test")])
@@ -113,7 +113,7 @@ def test_per_class__without_support_is_left_out_and_many_are_cut(
 def test_confusion__sum_over_folds_and_the_worst_in_words(write_run: Callable[..., Path], tmp_path: Path) -> None:
     folds = [made_up_results(1.0, seed) for seed in (0, 1)]
     for fold, results in enumerate(folds, start=1):
-        write_run(f"{fold}", results=[results], title=f"ESC-50 fold {fold}")
+        write_run(f"{fold}", results=[results], title="ESC-50", fold=fold)
     cell = table_of(tmp_path).cells[ROW, Column("ESC-50", "test")]
     confusion_CC = confusion_of(cell)
     assert confusion_CC is not None

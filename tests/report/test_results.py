@@ -55,6 +55,13 @@ def test_write_record__scores_of_all_heads(tmp_path: Path) -> None:
         assert arrays["class_names"].tolist() == list("abcde")
 
 
+def test_score_arrays__have_the_recording_of_each_clip_where_it_is_known() -> None:
+    results = [made_up_results(2.0, clips=4)]
+    results = [results[0]._replace(index_N=np.array([0, 2, 3, 5]))]  # the others could not be read
+    assert "group" not in score_arrays(results)
+    assert score_arrays(results, np.array([7, 7, 8, 8, 9, 9]))["group"].tolist() == [7, 8, 8, 9]
+
+
 def test_write_record__replaces_an_earlier_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = [made_up_results(2.0)]
     path = write_record(tmp_path, made_up_record(results), score_arrays(results))
@@ -87,11 +94,30 @@ def test_record__of_several_heads() -> None:
     assert made_up_record(results[:1]).spread == {}
 
 
-def test_data_facts__name_and_fold() -> None:
-    facts = DataFacts("ESC-50 fold 3", "", {}, 1, 2, 2)
-    assert (facts.name, facts.fold) == ("ESC-50", 3)
-    facts = replace(facts, title="SPASS Market")
-    assert (facts.name, facts.fold) == ("SPASS Market", None)
+def test_data_facts__title_and_fold() -> None:
+    facts = DataFacts("ESC-50", 3, "", {}, 1, 2, 2)
+    assert facts.title_and_fold == "ESC-50 fold 3"
+    assert replace(facts, fold=None).title_and_fold == "ESC-50"
+
+
+def test_data_facts__a_title_that_ends_in_a_fold_is_no_fold(write_run: Callable[..., Path]) -> None:
+    path = write_run("a", title="animals fold 1") / "results-test.json"
+    assert (read_record(path).data.title, read_record(path).data.fold) == ("animals fold 1", None)
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"), [("ESC-50 fold 3", ("ESC-50", 3)), ("SPASS market", ("SPASS market", None))]
+)
+def test_read_record__of_version_0_1_has_the_fold_in_its_title(
+    write_run: Callable[..., Path], title: str, expected: tuple[str, int | None]
+) -> None:
+    path = write_run("a") / "results-test.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    del record["data"]["fold"]
+    record["data"]["title"] = title
+    path.write_text(json.dumps(record), encoding="utf-8")
+    data = read_record(path).data
+    assert (data.title, data.fold) == expected
 
 
 @pytest.mark.parametrize(

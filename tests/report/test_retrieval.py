@@ -11,6 +11,7 @@ import torch
 from callbacks.evaluation_results import make_record, score_arrays
 from sslam.commands.report import main
 from sslam.metrics import RetrievalMetrics, RetrievalResults
+from sslam.report.comparison import Comparison
 from sslam.report.results import (
     CheckpointFacts,
     read_record,
@@ -50,7 +51,9 @@ def write_retrieval(tmp_path: Path) -> Callable[..., Path]:
             "checkpoint": CheckpointFacts(label, "student", f"{label}.ckpt", label.encode().hex()),
         }
         names = [f"class_{number}" for number in range(5)]
-        record = make_record(results, names, "AudioSet-2M", "data_modules.AudioSetDataModule", {}, **(origin | changes))
+        record = make_record(
+            results, names, "AudioSet-2M", None, "data_modules.AudioSetDataModule", {}, **(origin | changes)
+        )
         return write_record(tmp_path / "runs" / name, record, score_arrays(results))
 
     return write
@@ -89,8 +92,8 @@ def test_build_table__retrieval_has_a_column_of_its_own(runs: Path) -> None:
     assert set(table.methods) == {"Query by example", "Shallow classifier"}
     assert table.best("Query by example", RETRIEVAL) == Row("Query by example", "joint")
     assert table.notes == []
-    assert "AudioSet-2M retrieval, QbE mAP (%)" in markdown(table)
-    lines = {(line["method"], line["weights"]): line for line in all_facts(table)}
+    assert "AudioSet-2M retrieval, QbE mAP (%)" in markdown(Comparison(table))
+    lines = {(line["method"], line["weights"]): line for line in all_facts(Comparison(table))}
     joint = made_up_retrieval(0.5).mean_average_precision
     assert lines["Query by example", "joint"]["qbe_map_mean"] == f"{joint:.6g}"
     assert lines["Query by example", "joint"]["map_mean"] == ""
@@ -101,7 +104,7 @@ def test_by_weights__one_line_has_the_numbers_of_all_methods(runs: Path) -> None
     table = build_table(read_records([runs])[0])
     heads = ["AudioSet-2M retrieval, query by example: QbE mAP (%)", "AudioSet-2M, shallow classifier: accuracy (%)"]
     assert sorted(table.judgements) == sorted(heads)
-    text = markdown(table).partition("The same numbers by weights:")[2]
+    text = markdown(Comparison(table)).partition("The same numbers by weights:")[2]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     cells = {name: {head: numbers[place] for place, head in enumerate(rows[0][1:])} for name, *numbers in rows[2:]}
     assert set(cells) == {"log-mel", "joint", "similarity"}
@@ -117,7 +120,7 @@ def test_by_weights__of_one_method_there_is_none(write_run: Callable[..., Path],
     write_run("a")
     table = build_table(read_records([tmp_path])[0])
     assert table.judgements == {}
-    assert "by weights" not in markdown(table)
+    assert "by weights" not in markdown(Comparison(table))
 
 
 def test_report__shows_both_tables(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

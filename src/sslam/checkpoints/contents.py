@@ -102,14 +102,26 @@ def as_weights(name: str, tensor: Tensor, expected: Tensor) -> Tensor:
     """A tensor of the file in float32, or as it is where the network has whole numbers in its place.
 
     Raises:
-        CheckpointError: If there are whole numbers where weights should be.
+        CheckpointError: If there are whole numbers where weights should be, or weights are NaN or infinite.
     """
     if expected.is_floating_point() and not tensor.is_floating_point():
         raise CheckpointError(
             f"The tensor {printable(name)} is {tensor.dtype}; weights must be floating-point. Give a checkpoint of "
             "EAT, SSLAM or this project."
         )
+    require_finite({name: tensor})
     return tensor.float().contiguous() if expected.is_floating_point() else tensor.contiguous()
+
+
+def require_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raises a CheckpointError if weights are NaN or infinite, which everything that is computed with them would be."""
+    bad = [name for name, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if bad:
+        more = f" and {len(bad) - 1} more tensors" if len(bad) > 1 else ""
+        raise CheckpointError(
+            f"The weights {printable(bad[0])}{more} are NaN or infinite, so the file is of no use. Give an earlier "
+            "checkpoint of the run."
+        )
 
 
 def _of_safetensors(path: Path) -> Contents:

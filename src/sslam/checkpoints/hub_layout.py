@@ -149,6 +149,7 @@ def check_config(config: Mapping[str, Any], encoder: AudioViT, num_classes: int)
 def make_config(encoder: AudioViT, num_classes: int, names: list[str]) -> dict[str, Any]:
     """The entries of ``config.json`` for an encoder of ours, with a classifier where ``num_classes`` is not 0."""
     config: dict[str, Any] = {
+        "architectures": ["EATModel"],
         "model_type": "eat",
         "model_variant": "finetune" if num_classes else "pretrain",
         "embed_dim": encoder.width,

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from sslam.checkpoints import hub_layout, published
+from sslam.checkpoints import audioset_classes, hub_layout, published
 from sslam.checkpoints.architecture import Network, UserClasses, is_stated, read_networks
 from sslam.checkpoints.contents import Contents, as_weights, list_problems, naming, read_contents
 from sslam.checkpoints.location import resolve
@@ -50,7 +50,8 @@ class Checkpoint:
         source_sha256: SHA-256 of the file that ``sslam convert`` made this one from; empty for any other file.
         skipped: What the file holds besides, in words.
         unknown: Names of tensors that belong to no part; empty unless they were allowed.
-        class_names: Names of a classifier's outputs in their order; empty where the file does not tell.
+        class_names: Names of a classifier's outputs in their order; empty where the file does not tell. Published
+            classifiers with 527 outputs are AudioSet's.
     """
 
     kind: Literal["pre_trained", "fine_tuned", "contrastive"]
@@ -228,6 +229,8 @@ def _checked(contents: Contents, allow_unknown: bool, given: dict[str, int], use
         hub_layout.check_config(contents.hub_config, encoder, num_classes)
         if num_classes:
             class_names = class_names or hub_layout.class_names(contents.hub_config)
+    if is_published and num_classes == audioset_classes.NUM_CLASSES:
+        class_names = class_names or list(audioset_classes.audioset_class_names())
     if class_names and len(class_names) != num_classes:
         raise CheckpointError(
             f"The file names {len(class_names)} classes and its classifier has {num_classes}. Give a checkpoint that "

@@ -6,11 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sslam.atomic_write import write_whole
+from sslam.atomic_write import torch_save, write_whole
 from sslam.checkpoints import hub_layout, published
 from sslam.checkpoints.architecture import statement
 from sslam.checkpoints.contents import METADATA_KEY
@@ -111,4 +110,4 @@ def write_published(checkpoint: Checkpoint, path: Path) -> None:
     is_published &= checkpoint.networks.get("frontend", as_published) == as_published
     if checkpoint.class_names or not is_published:
         root |= {"architecture": stated(checkpoint), "class_names": checkpoint.class_names}
-    write_whole(path, lambda partial: torch.save(root, partial))
+    write_whole(path, lambda partial: torch_save(root, partial))

@@ -6,6 +6,7 @@ It imports no torch, so that every command answers --help and mistakes in its op
 import argparse
 import math
 import secrets
+import signal
 import sys
 import traceback
 import warnings
@@ -14,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, USERS_MISTAKE
+from sslam.commands.child_process import Ended
+from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, OF_SIGNAL, USERS_MISTAKE
 from sslam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -89,12 +91,20 @@ def new_run_id() -> str:
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
-def check_output(output: Path, overwrite: bool) -> None:
+def check_output(output: Path, overwrite: bool, is_folder: bool = False) -> None:
     """Refuse an output file that would take the place of another one, or that nobody has made a folder for.
+
+    Args:
+        output: The file.
+        overwrite: Whether a file of this name is replaced; a device, a pipe or a folder never is.
+        is_folder: Whether it is a folder instead.
 
     Raises:
         UsageError: With the remedy.
     """
+    if output.exists() and not (output.is_dir() if is_folder else output.is_file()):
+        kind = "folder" if is_folder else "regular file"
+        raise UsageError(f"{output} exists and is no {kind}, and only such a one is replaced. Choose another name.")
     if output.exists() and not overwrite:
         raise UsageError(f"{output} exists already. Choose another name or add --overwrite.")
     if not output.parent.is_dir():
@@ -162,6 +172,9 @@ def run(program: str, work: Callable[[], int], after_interruption: str = "") -> 
         except KeyboardInterrupt:
             say(f"Interrupted. {after_interruption}".rstrip())
             return INTERRUPTED
+        except Ended as end:
+            say(f"{end} {after_interruption}".rstrip())
+            return OF_SIGNAL[signal.Signals(end.signum)]
         except Exception as error:
             if is_users_mistake(error) or (isinstance(error, OSError) and error.errno is not None):
                 say(error)  # a library that cannot be loaded has no errno

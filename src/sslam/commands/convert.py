@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def convert(options: argparse.Namespace) -> int:
     """Read the input, write the output and say what was in it."""
-    check_output(options.output, options.overwrite)
+    check_output(options.output, options.overwrite, is_folder=options.to == "hub")
     from sslam.checkpoints.separators import SeparatorCheckpoint
     from sslam.checkpoints.writing import write_hub, write_published, write_separator, write_sslam
 

@@ -26,15 +26,17 @@ from sslam.commands.command import (
 )
 from sslam.errors import UsageError
 
+TAG_SECONDS = 2.0  # as in sslam.embedding.tags_over_time, whose import takes seconds; a test compares them
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The options of ``sslam embed``."""
     parser = CommandParser(
         "embed",
         description="Embeds audio files with an encoder, or tags them with a fine-tuned one. Files of any length are "
-        "read; recordings longer than two minutes are cut into the fewest pieces of equal length, whose embeddings (or "
-        "probabilities) are averaged. Bad files are listed in OUTPUT.bad_files.csv and never stop it. Finished work is "
-        "kept in OUTPUT.parts: after an interruption the same command goes on from there.",
+        "read in a memory that does not grow with them; what is longer than two minutes is heard in overlapping "
+        "windows, whose embeddings (or probabilities) are averaged. Bad files are listed in OUTPUT.bad_files.csv and "
+        "never stop it. Finished work is kept in OUTPUT.parts: after an interruption the same command goes on from there.",
         epilog="example: sslam embed recordings --checkpoint runs/pretrain/RUN/checkpoints/last.ckpt --output all.npz",
     )
     parser.add_argument("paths", **AUDIO_PATHS)
@@ -50,9 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--level",
-        choices=("clip", "frame"),
+        choices=("clip", "frame", "patch"),
         default="clip",
-        help="one vector per file, or one every 160 ms (default: %(default)s)",
+        help="one vector per file, one every 160 ms, or every patch of these; with --tags frame gives tags over time "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--pooling",
@@ -69,6 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--tags", type=positive_integer, metavar="K", help="the K most probable classes of a fine-tuned checkpoint"
+    )
+    parser.add_argument(
+        "--window_seconds",
+        type=positive_number,
+        metavar="S",
+        help="length of the windows of a long recording, which overlap by a tenth (default: two minutes); for tags "
+        f"over time of all windows, which overlap by half (default: {TAG_SECONDS:g})",
     )
     parser.add_argument(
         "--weights", choices=("student", "teacher"), default="student", help="of pre-training (default: %(default)s)"
@@ -119,10 +129,14 @@ def check_options(options: argparse.Namespace) -> None:
         of_what = "tags" if options.tags else "embeddings (without --tags)"
         raise UsageError(f"--output must end in {' or '.join(wanted)} for {of_what}, got {options.output}.")
     for name in ("pooling", "layers"):
-        if getattr(options, name) and (options.tags or options.level == "frame"):
-            raise UsageError(f"--{name} is of a clip's embedding. Leave it out with --level frame and with --tags.")
-    if options.tags and options.level == "frame":
-        raise UsageError("--tags are of whole files. Leave --level frame out.")
+        if getattr(options, name) and (options.tags or options.level != "clip"):
+            raise UsageError(f"--{name} is of a clip's embedding. Leave it out with --level and with --tags.")
+    if options.tags and options.level == "patch":
+        raise UsageError("--tags are of whole files, or with --level frame over time. Leave --level patch out.")
+    if options.num_frames and options.window_seconds:
+        raise UsageError("With --num_frames the beginning of every file counts alone. Leave --window_seconds out.")
+    if options.num_frames and options.tags and options.level == "frame":
+        raise UsageError("With --num_frames the beginning of every file counts alone. Leave it out for tags over time.")
     check_output(options.output, options.overwrite)
 
 
@@ -139,10 +153,12 @@ def embed(options: argparse.Namespace) -> int:
     from sslam.finished_files import InputFile
 
     files = [InputFile.at(path, path) for path in find_audio_files(options.paths)]
+    is_over_time = options.tags and options.level == "frame"
     location = resolve(options.checkpoint)
     embedder = AudioEmbedder.from_checkpoint(
         location.address, options.weights, choose_device(options.device), options.pooling or "cls",
         options.num_frames, options.mean, options.std, options.user_classes, options.layers,
+        None if is_over_time else options.window_seconds,
     )  # fmt: skip
     if options.tags and not embedder.num_classes:
         raise UsageError(
@@ -153,7 +169,7 @@ def embed(options: argparse.Namespace) -> int:
 
     settings = {
         "checkpoint_sha256": file_sha256(location.file),
-        **{name: getattr(options, name) for name in ("level", "tags", "weights", "num_frames")},
+        **{name: getattr(options, name) for name in ("level", "tags", "weights", "num_frames", "window_seconds")},
         **embedder.readout.stated(),
         "mean": embedder.frontend.mean,
         "std": embedder.frontend.std,
@@ -163,9 +179,10 @@ def embed(options: argparse.Namespace) -> int:
     output: Path = options.output
     parts = Parts(output.with_name(output.name + ".parts") / LIST, about | {"settings": settings})
     say_what_is_finished("embed", len(files) - len(parts.left(files)), len(files), parts.folder)
+    wanted = Wanted(options.level, options.tags, options.batch_size, options.window_seconds or TAG_SECONDS)
     with ThreadPoolExecutor(options.num_workers) as readers:
         try:
-            embed_files(embedder, files, parts, Wanted(options.level, options.tags, options.batch_size), readers)
+            embed_files(embedder, files, parts, wanted, readers)
         finally:
             readers.shutdown(cancel_futures=True)
 
@@ -176,6 +193,12 @@ def embed(options: argparse.Namespace) -> int:
     if merged.columns:  # there is a good file
         partial = parts.folder / "output.partial"
         WRITERS[output.suffix.lower()](partial, [file.path for file in files], merged, about)
+        skipped = sum(problem.action == "skipped" for problem in parts.problems(files))
+        if (inside := int((merged.num_rows > 0).sum())) != len(files) - skipped:
+            raise UsageError(
+                f"Only {inside} of {len(files) - skipped} good files have results in {parts.folder}. Run the same "
+                "command again."
+            )
         partial.replace(output)
     try:
         bad_files = output.with_name(output.name + ".bad_files.csv")

@@ -7,18 +7,20 @@ import argparse
 import itertools
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sslam.commands.child_process import Ended, run_child
 from sslam.commands.command import USER_CLASSES, WEIGHTS_AT, CommandParser, new_run_id, run
+from sslam.commands.evaluated_weights import Weights, weights_of
 from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
-from sslam.commands.fitting.config_files import locate
+from sslam.commands.made_from import keep, made_from, require_same
 from sslam.commands.recipes import Recipe, methods, own_recipe, row_of, tasks
 from sslam.errors import UsageError
+from sslam.folder_lock import lock_folder
 
 # ---- options ---------------------------------------------------------------------------------------------------------
 
@@ -28,9 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "evaluate",
         description="Evaluate checkpoints on every --task by every --method: all folds or scenes of the data, then one "
-        "table and page.",
+        "table and page, with random weights and plain features beside them.",
         epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Example: "
-        "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --random --task esc50 "
+        "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --task esc50 "
         "--method linear_probe --data.root data/esc50",
     )
     parser.add_argument(
@@ -43,8 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
         "experiments/evaluation/baselines/log_mel.yaml",
     )
     parser.add_argument(
-        "--random", action="store_true", help="also random weights, with the first checkpoint's architecture"
+        "--no_baselines",
+        action="store_true",
+        help="leave out what every table has besides, each with as many runs as a checkpoint: random weights of the "
+        "first checkpoint's architecture, and mean and standard deviation of log-mels and of MFCCs",
     )
+    parser.add_argument("--random", action="store_true", help="random weights in spite of --no_baselines")
     parser.add_argument(
         "--task", action="append", default=[], metavar="NAME", help="data set, such as esc50 or spass; once or more"
     )
@@ -83,7 +89,8 @@ def main(args: Sequence[str]) -> int:
         args: Command line without the program and command names.
 
     Returns:
-        Exit code: 0; 1 if a run crashed; 2 for a mistake of the user, or if no run could be done; 130 if interrupted.
+        Exit code: 0; 1 if a run crashed; 2 for a mistake of the user, or if no run could be done; 130, 143 or
+        75 if SIGINT, SIGTERM or SIGUSR1 has ended it and the run that it was in.
 
     Raises:
         SystemExit: With code 2 for a mistake that the parser finds.
@@ -96,25 +103,6 @@ def main(args: Sequence[str]) -> int:
 
 
 # ---- what is evaluated -----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One row of the table.
-
-    Args:
-        label: What the table calls it.
-        file: The checkpoint, or a YAML file with an encoder that needs none.
-        random: Take the checkpoint's architecture with random weights.
-    """
-
-    label: str
-    file: str
-    random: bool = False
-
-    @property
-    def is_baseline(self) -> bool:
-        return self.file.endswith((".yaml", ".yml"))
 
 
 @dataclass(frozen=True)
@@ -163,20 +151,26 @@ class EvaluationRun:
         }
         if self.subcommand == "fit":
             options["--ckpt_path"] = "last"  # goes on with an interrupted run, or starts it
-        if not self.weights.is_baseline:
+        if not self.weights.is_yaml:
             options["--model.initial_checkpoint"] = self.weights.file
             if self.user_classes:
                 options["--model.user_classes"] = json.dumps(self.user_classes)
         if self.weights.random:
             options["--model.weights"] = "random"
+        if self.weights.has_own_readout and self.recipe.chooses_readout:
+            options["--model.readouts"] = "[]"  # those of the recipe are for encoders
         return options | {f"--data.{name}": str(value) for name, value in self.part.items()}
 
     def command(self, more: Sequence[str]) -> list[str]:
-        """The process's arguments; ``more`` are options that every run gets."""
-        given = [word for option in self.options().items() for word in option]
-        files = [*self.recipe.files, self.weights.file] if self.weights.is_baseline else self.recipe.files
-        configs = [word for file in files for word in ("--config", file)]
-        return [sys.executable, "-m", "sslam", self.subcommand, *configs, *given, *more]
+        """The process's arguments; ``more`` are options that every run gets, over which a baseline's file wins."""
+        own = ["--config", self.weights.file] if self.weights.is_yaml else []
+        own += [word for option in self.options().items() for word in option]
+        configs = [word for file in self.recipe.files for word in ("--config", file)]
+        return [sys.executable, "-m", "sslam", self.subcommand, *configs, *more, *own]
+
+    def made_from(self, more: Sequence[str]) -> dict[str, str]:
+        """What decides the numbers; ``more`` are options that every run gets."""
+        return made_from(self.weights.file, self.recipe.files, self.options(), more)
 
     def __str__(self) -> str:
         return ", ".join([self.recipe.name, self.weights.label, *self._names_of_part(" ")])
@@ -222,49 +216,6 @@ def _data_options(more: Sequence[str], names: Set[str]) -> tuple[dict[str, list[
     return {name: given for name, given in vars(values).items() if given}, others
 
 
-def weights_of(options: argparse.Namespace) -> list[Weights]:
-    """The rows of the table, random weights first.
-
-    Raises:
-        UsageError: If a checkpoint is missing or a name is given twice.
-    """
-    rows = []
-    for given in options.checkpoint:
-        label, equals, file = given.partition("=")
-        if not equals or Path(given).exists():
-            label, file = None, given
-        if label == "":
-            raise UsageError(f"--checkpoint {given} has an empty name. Pass --checkpoint NAME=FILE, or the file alone.")
-        rows.append(weights_at(label, locate(file)))
-    if options.random:
-        file = next((row.file for row in rows if not row.is_baseline), None)
-        if file is None:
-            raise UsageError("--random takes a checkpoint's architecture, and none is given. Pass --checkpoint FILE.")
-        rows.insert(0, Weights("random weights", file, random=True))
-    labels = [row.label for row in rows]
-    if twice := {label for label in labels if labels.count(label) > 1}:
-        raise UsageError(
-            f"Two checkpoints are called {', '.join(twice)}. Pass --checkpoint NAME=FILE with other names."
-        )
-    return rows
-
-
-def weights_at(label: str | None, file: str) -> Weights:
-    """One row, of a revision of the Hub that is the same for all runs.
-
-    Raises:
-        UsageError: If there is no checkpoint.
-    """
-    if Path(file).is_file():
-        return Weights(label or Path(file).stem, str(Path(file).absolute()))
-    if not (re.match("hf:/{1,2}[^/]", file) or Path(file).is_dir()):
-        raise UsageError(f"There is no checkpoint {file}. Pass --checkpoint NAME=FILE with the path of one.")
-    from sslam.checkpoints.location import resolve  # takes seconds to import
-
-    found = resolve(file)
-    return Weights(label or found.name, found.address if found.revision else str(found.file.absolute()))
-
-
 def all_runs(
     options: argparse.Namespace, recipes: Sequence[Recipe], chosen: Mapping[str, Sequence[str]], root: Path
 ) -> Iterator[EvaluationRun]:
@@ -292,7 +243,8 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
                 f"{other} and {evaluation} would both be in {evaluation.folder}. Name every task, method and recipe "
                 "once, and give files and checkpoints names that differ in more than spaces and signs."
             )
-    own = {option for evaluation in runs for option in evaluation.options()}
+    # Those that random weights and baselines have besides are theirs, whatever the others get.
+    own = {option for evaluation in runs for option in evaluation.options()} - {"--model.weights", "--model.readouts"}
     for word, following in itertools.pairwise([*more, ""]):
         option, equals, value = word.partition("=")
         if option not in ("--data", "--data.class_path"):
@@ -311,14 +263,7 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
         if option in own:
             raise UsageError(
                 f"{option} cannot be given for every run, because evaluate sets it: --checkpoint chooses the weights "
-                "and their names, --random adds random weights, --output chooses the folder."
-            )
-        if option.startswith(("--model.frontend", "--model.encoder")) and any(
-            evaluation.weights.is_baseline for evaluation in runs
-        ):
-            raise UsageError(
-                f"{option} cannot be given for every run, because a baseline's YAML sets it. Evaluate the baseline in "
-                "a command of its own; sslam report joins them."
+                "and their names, --output the folder, --folds and the like the parts of the data."
             )
 
 
@@ -334,9 +279,7 @@ def run_in_process(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int,
     evaluation.folder.mkdir(parents=True, exist_ok=True)
     with evaluation.log.open("a", encoding="utf-8") as stream:
         start = stream.tell()  # an interrupted run has written before
-        code = subprocess.run(
-            evaluation.command(more), stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False
-        ).returncode
+        code = run_child(evaluation.command(more), stream)
     if code == DONE and not evaluation.is_finished:
         return FAILED, "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults"
     if code == DONE:
@@ -355,15 +298,21 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     chosen, more = chosen_parts(recipes, more)
     runs = list(all_runs(options, recipes, chosen, root))
     check_runs(runs, more)
+    for evaluation in runs:
+        require_same(evaluation.folder, evaluation.made_from(more))
+    root.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(root, "Wait for it, or choose another --run_id.")
     failures: list[int] = []
     for number, evaluation in enumerate(runs, start=1):
         print(f"[{number}/{len(runs)}] {evaluation}", end="", flush=True)
         if evaluation.is_finished:
             print(": done before")
             continue
+        evaluation.folder.mkdir(parents=True, exist_ok=True)
+        keep(evaluation.folder, evaluation.made_from(more))
         try:
             code, said = run_in_process(evaluation, more)
-        except KeyboardInterrupt:
+        except (Ended, KeyboardInterrupt):
             print()  # what is said of it has a line of its own
             raise
         if code != DONE:
@@ -374,4 +323,5 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     if len(failures) == len(runs):
         return max(failures)
     report([root], root)
+    lock.release()
     return DONE if set(failures) <= {USERS_MISTAKE} else FAILED

@@ -4,9 +4,13 @@ YAML files name methods, data modules and callbacks; what is particular to a met
 """
 
 import logging
+import math
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +18,35 @@ import lightning.pytorch as pl
 import torch
 import yaml
 from jsonargparse import Namespace
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
-from callbacks import TrainingProgress
+from callbacks import StopOnSignal, StoppedBySignal, TrainingProgress
 from sslam.commands.command import CHECKING_MODULES, is_users_mistake, new_run_id
-from sslam.commands.exit_codes import DONE, USERS_MISTAKE
+from sslam.commands.exit_codes import DONE, INTERRUPTED, OF_SIGNAL, USERS_MISTAKE
 from sslam.commands.fitting.class_paths import find_method
 from sslam.commands.fitting.config_files import experiment_name, locate_config_files
 from sslam.commands.fitting.error_messages import ShortErrorParser
 from sslam.commands.fitting.resume import (
     ConfigWins,
+    SameStart,
     check_state_fits,
     differing_hyperparameters,
     load_checkpoint,
     resolve_checkpoint,
 )
-from sslam.commands.fitting.run_folder import RunCheckpoint, RunFolder, SaveRunConfig, hyperparameters, unused
+from sslam.commands.fitting.run_folder import (
+    RunCheckpoint,
+    RunFolder,
+    SaveRunConfig,
+    SavesBeforeOthers,
+    WholeCheckpoints,
+    hyperparameters,
+    unused,
+)
 from sslam.errors import UsageError
 
 WANDB_REMEDY = "Run `wandb login` once, or keep the log on this machine: --trainer.logger.init_args.offline true."
@@ -47,7 +62,16 @@ MEANT_TO_BE_SO = (
 
 
 class SSLAMCommandLine(LightningCLI):
-    """Lightning's command line, which calls these methods in this order; the comments say where it differs."""
+    """Lightning's command line, which calls these methods in this order; the comments say where it differs.
+
+    Args:
+        on_exit: Takes what is to be done when the command ends, in any way.
+        **kwargs: Of LightningCLI.
+    """
+
+    def __init__(self, on_exit: ExitStack, **kwargs: Any) -> None:
+        self.on_exit = on_exit
+        super().__init__(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument(
@@ -80,11 +104,10 @@ class SSLAMCommandLine(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.args = list(args)
         # Without Lightning's warning that the process has arguments too: they are these.
         self.config = parser.parse_args(args)
-        accumulated = self.config[self.config.subcommand].trainer.accumulate_grad_batches
-        if accumulated < 1:
-            raise UsageError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulated}.")
+        check_trainer_options(self.config.subcommand, self.config[self.config.subcommand].trainer)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyper-parameters replace the config's here.
@@ -95,6 +118,8 @@ class SSLAMCommandLine(LightningCLI):
         self.run_folder = RunFolder(root, config.experiment or name, config.run_id or new_run_id())
         self.checkpoint: dict[str, Any] | None = None
         self.checkpoint_differences: list[str] = []
+        if config.ckpt_path is None and self.run_folder.hpc_checkpoints and SLURMEnvironment.detect():
+            config.ckpt_path = str(self.run_folder.hpc_checkpoints[-1])  # Lightning would take it without a word
         if config.ckpt_path is None:
             return
         is_old_run = config.run_id is not None
@@ -111,6 +136,8 @@ class SSLAMCommandLine(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         self.run_folder.check_writable()
+        if self.subcommand == "fit" and (lock := self.run_folder.lock()) is not None:  # on the first process
+            self.on_exit.callback(self.run_folder.unlock, lock)
         # A copy, so that the saved file does not send the next run's logger into this run's folder.
         self.save_config_kwargs = {"run_folder": self.run_folder, "given": config.clone()}
         callback_keys = self._parser(self.subcommand).callback_keys
@@ -118,8 +145,9 @@ class SSLAMCommandLine(LightningCLI):
             callback_keys.remove("checkpoint")
         if config.trainer.enable_progress_bar is False:
             callback_keys.remove("progress")
-        if self.checkpoint_differences:
-            self.trainer_defaults = {"callbacks": [ConfigWins()]}
+        # The last of all, so that the state of the others is that after the step.
+        own: list[pl.Callback] = [SameStart(config.ckpt_path), StopOnSignal()]
+        self.trainer_defaults = {"callbacks": ([ConfigWins()] if self.checkpoint_differences else []) + own}
         for logger in without_booleans(config.trainer.logger):
             arguments = logger.get("init_args") or {}
             if "save_dir" in arguments and arguments["save_dir"] in (".", None):
@@ -135,7 +163,16 @@ class SSLAMCommandLine(LightningCLI):
         given = self.config_init[self.subcommand].trainer.logger
         # TensorBoard and CSV are always there; a logger in a YAML comes on top. `logger: false` turns all off.
         loggers = False if given is False else [*self.run_folder.loggers(), *without_booleans(given)]
-        return super().instantiate_trainer(default_root_dir=str(self.run_folder.path), logger=loggers, **kwargs)
+        trainer = super().instantiate_trainer(default_root_dir=str(self.run_folder.path), logger=loggers, **kwargs)
+        trainer.callbacks.insert(0, SavesBeforeOthers())  # type: ignore[attr-defined]
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment):
+            environment.auto_requeue = (
+                False  # which would save inside a signal handler; StopOnSignal saves after a step
+            )
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+        return trainer
 
     def after_instantiate_classes(self) -> None:
         if self.checkpoint is None:
@@ -146,12 +183,24 @@ class SSLAMCommandLine(LightningCLI):
             rank_zero_info(f"The config wins over {path}: {'; '.join(self.checkpoint_differences)}.")
         self.checkpoint = None
 
+    # Lightning calls these, where they exist, instead of the trainer's methods of the same name.
+
+    def fit(self, **kwargs: Any) -> None:
+        try:
+            self.trainer.fit(**kwargs)
+        except StoppedBySignal as stop:
+            if stop.is_saved:
+                going_on = command_that_goes_on(self.args, self.run_folder.run_id)
+                state = f"saved: {self.run_folder.checkpoints / 'last.ckpt'}. Go on with\n{going_on}"
+            else:
+                state = "not saved, because trainer.enable_checkpointing is false."
+            rank_zero_print(f"{signal.Signals(stop.signum).name} after step {stop.step}, {state}")
+            raise
+
     def after_fit(self) -> None:
         """Called by Lightning when training has ended."""
         if self.config[self.subcommand].test_after_fit and not self.trainer.interrupted:
             self._write_results(self.trainer.test(self.model, datamodule=self.datamodule, verbose=False), "test")
-
-    # Lightning calls these, where they exist, instead of the trainer's methods of the same name.
 
     def validate(self, **kwargs: Any) -> None:
         self._write_results(self.trainer.validate(**kwargs), "validate")
@@ -172,6 +221,38 @@ class SSLAMCommandLine(LightningCLI):
         if self.trainer.is_global_zero:
             path = unused(self.run_folder.path / f"{name}.yaml")
             path.write_text(yaml.safe_dump([dict(result) for result in results]), encoding="utf-8")
+
+
+def check_trainer_options(subcommand: str, trainer: Namespace) -> None:
+    """Refuses what Lightning takes without a word and does not mean what it says.
+
+    Raises:
+        UsageError: With the option.
+    """
+    if trainer.accumulate_grad_batches < 1:
+        raise UsageError(f"trainer.accumulate_grad_batches must be at least 1, got {trainer.accumulate_grad_batches}.")
+    if trainer.gradient_clip_val is not None and not 0 <= trainer.gradient_clip_val < math.inf:
+        raise UsageError(
+            f"trainer.gradient_clip_val must be at least 0, or null for no clipping, got {trainer.gradient_clip_val}."
+        )
+    limit = {"fit": "train", "validate": "val"}.get(subcommand, subcommand)
+    if trainer[f"limit_{limit}_batches"] == 0:
+        raise UsageError(
+            f"trainer.limit_{limit}_batches must be greater than 0, got 0: sslam {subcommand} would do nothing."
+        )
+
+
+def command_that_goes_on(args: Sequence[str], run_id: str) -> str:
+    """The command line of a run with ``--run_id RUN --ckpt_path last`` in place of what it had of these."""
+    kept: list[str] = []
+    words = iter(args)
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if option not in ("--run_id", "--ckpt_path"):
+            kept.append(word)
+        elif not equals:
+            next(words, None)
+    return shlex.join(["sslam", *kept, "--run_id", run_id, "--ckpt_path", "last"])
 
 
 @rank_zero_only
@@ -207,7 +288,8 @@ def main(args: Sequence[str]) -> int:
     """Runs one command, such as ``["fit", "--config", "experiments/pretrain.yaml"]``.
 
     Returns:
-        Exit code: 0 for success, 2 for a mistake of the user, which has been explained on standard error.
+        Exit code: 0 for success, 2 for a mistake of the user, which has been explained on standard error; 130, 143 or
+        75 if SIGINT, SIGTERM or SIGUSR1 has ended it, see :mod:`sslam.commands.exit_codes`.
 
     Raises:
         SystemExit: With code 2 for a mistake that the parser finds, with code 0 after ``--help``.
@@ -219,17 +301,29 @@ def main(args: Sequence[str]) -> int:
         lambda record: "Tip:" not in record.getMessage()
     )
     try:
-        SSLAMCommandLine(
-            pl.LightningModule,
-            pl.LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            parser_class=ShortErrorParser,
-            save_config_callback=SaveRunConfig,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            args=locate_config_files(args),
-        )
+        with ExitStack() as on_exit:
+            SSLAMCommandLine(
+                on_exit,
+                model_class=pl.LightningModule,
+                datamodule_class=pl.LightningDataModule,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                parser_class=ShortErrorParser,
+                save_config_callback=SaveRunConfig,
+                seed_everything_default=0,
+                auto_configure_optimizers=False,
+                args=locate_config_files(args),
+            )
+    except StoppedBySignal as stop:
+        # A process that Lightning has started beside this one must not seem to have crashed: it would kill all.
+        return DONE if stop.is_child else OF_SIGNAL[signal.Signals(stop.signum)]
+    except KeyboardInterrupt:  # before the training
+        print(f"sslam {args[0]}: Interrupted.", file=sys.stderr)
+        return INTERRUPTED
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # so Lightning ends an evaluation
+            return INTERRUPTED
+        raise
     except Exception as error:
         mistake = users_mistake_behind(error)
         if mistake is None:

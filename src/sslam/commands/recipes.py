@@ -1,7 +1,8 @@
 """Recipes of `sslam evaluate`: the row of a task and a method, or a user's own YAML file."""
 
+import inspect
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,24 +32,24 @@ class Recipe:
         class_path, _ = self.named_class("model")
         return "fit" if find_method(class_path).needs_training else "test"
 
+    @property
+    def chooses_readout(self) -> bool:
+        """Whether the method can be given several readouts."""
+        class_path, _ = self.named_class("model")
+        return "readouts" in inspect.signature(find_method(class_path)).parameters
+
     def named_class(self, key: str) -> tuple[str, dict[str, Any]]:
         """The path of the class that the files name for ``model`` or ``data``, and the arguments that they state.
 
         Raises:
             UsageError: If they name none.
         """
-        class_path = None
-        arguments: dict[str, Any] = {}
-        for file in [file for given in self.files for file in (*composed_files(given), given)]:
-            value = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get(key) or {}
-            value = {"class_path": value} if isinstance(value, str) else value
-            class_path = value.get("class_path", class_path)
-            arguments |= value.get("init_args") or {}
+        class_path = stated_class(self.files, key)
         if class_path is None:
             raise UsageError(
                 f"{self.files[-1]} names no {key}. Give a recipe such as those of experiments/evaluation/."
             )
-        return class_path, arguments
+        return class_path, stated_arguments(self.files, key)
 
     def variants(self, given: Mapping[str, Sequence[str]]) -> Mapping[str, Sequence[Any]]:
         """Arguments that choose a part of the data, with all their values, such as ``{"fold": (1, 2, 3, 4, 5)}``.
@@ -86,6 +87,26 @@ class Recipe:
                 )
             wanted[name] = [by_text[str(value)] for value in chosen]
         return [dict(zip(wanted, values, strict=True)) for values in itertools.product(*wanted.values())]
+
+
+def _stated(files: Sequence[str], key: str) -> Iterator[dict[str, Any]]:
+    """What files that are merged in this order, with what they build on, say under a key."""
+    for file in [file for given in files for file in (*composed_files(given), given)]:
+        value = yaml.safe_load(Path(file).read_text(encoding="utf-8")).get(key) or {}
+        yield {"class_path": value} if isinstance(value, str) else value
+
+
+def stated_class(files: Sequence[str], key: str) -> str | None:
+    """The path of the class that YAML files name for ``model`` or ``data``, if they do."""
+    return next((value["class_path"] for value in reversed([*_stated(files, key)]) if "class_path" in value), None)
+
+
+def stated_arguments(files: Sequence[str], key: str) -> dict[str, Any]:
+    """The arguments of the ``model`` or ``data`` that YAML files state."""
+    arguments: dict[str, Any] = {}
+    for value in _stated(files, key):
+        arguments |= value.get("init_args") or {}
+    return arguments
 
 
 def own_recipe(given: str) -> Recipe:

@@ -41,17 +41,18 @@ def report(runs: list[Path], output: Path) -> int:
     if not records:
         raise UsageError("there are no results to report.")
     # matplotlib takes a second, which a wrong folder need not wait for.
+    from sslam.report.comparison import Comparison
     from sslam.report.page import write_page
     from sslam.report.tables import build_table
     from sslam.report.texts import csv_text, markdown, origins_markdown
 
-    table = build_table(records)
-    text = markdown(table)
+    comparison = Comparison(build_table(records))
+    text = markdown(comparison)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "table.csv").write_text(csv_text(table), encoding="utf-8")
-        (output / "table.md").write_text(f"{text}\n{origins_markdown(table)}", encoding="utf-8")
-        page, *_ = write_page(output, table, problems)
+        (output / "table.csv").write_text(csv_text(comparison), encoding="utf-8")
+        (output / "table.md").write_text(f"{text}\n{origins_markdown(comparison)}", encoding="utf-8")
+        page, *_ = write_page(output, comparison, problems)
     except OSError as error:
         raise UsageError(f"{output} cannot be written ({error}). Choose another --output.") from error
     sys.stdout.write(f"{text}\nwritten: {page}, {output / 'table.csv'}, {output / 'table.md'}\n")

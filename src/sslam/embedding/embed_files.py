@@ -1,6 +1,6 @@
 """The work of ``sslam embed``: files are read ahead, go through the model in batches, and their results are kept.
 
-Shape letters: B pieces of a batch, T samples, L columns, D width, W pooled width, C classes.
+Shape letters: B clips or windows, T samples, L columns, R rows of a column, D width, W pooled width, C classes, K tags.
 """
 
 import time
@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
-from typing import Literal, NamedTuple
+from itertools import chain, islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 
 from sslam.audio import AudioFileError, DecodedAudio, FileProblem, Waveform, decode_audio
 from sslam.audio_files import stated_size
+from sslam.audio_stream import AudioStream
 from sslam.embedding.embedder import AudioEmbedder, Embeddings
 from sslam.embedding.parts import Columns, FileResult, Parts
+from sslam.embedding.tags_over_time import TAG_SECONDS, TYPICAL_SECONDS, TagsOverTime, tags_over_time
 from sslam.finished_files import InputFile
 
-MAX_PIECE_SECONDS = 120.0  # what the encoder's table of positions was made for
-TYPICAL_SECONDS = 10.0  # of a clip that the batch size counts
+LONG_SECONDS = 120.0  # longer files are read block by block
 KEEP_EVERY_SECONDS = 30.0  # so much work is lost by a kill,
 KEEP_EVERY_BYTES = 256 * 2**20  # or so much of results
 READ_AHEAD = 4  # batches
@@ -33,22 +34,21 @@ class Wanted:
     """What a file becomes.
 
     Args:
-        level: Rows for the whole file or for its frames.
-        tags: Instead, so many most probable classes.
+        level: Rows for the whole file, for its frames or for its patches.
+        tags: Instead, so many most probable classes, of the whole file or over time.
         batch_size: Clips of ten seconds that go through the model at once.
+        tag_seconds: Length of the windows of tags over time.
     """
 
-    level: Literal["clip", "frame"]
+    level: Literal["clip", "frame", "patch"]
     tags: int | None
     batch_size: int
+    tag_seconds: float = TAG_SECONDS
 
-
-class Piece(NamedTuple):
-    """One row of a batch's embeddings and where it begins in its file."""
-
-    embeddings: Embeddings
-    row: int
-    start_seconds: float
+    @property
+    def is_tags_over_time(self) -> bool:
+        """Whether every file is tagged window by window."""
+        return self.tags is not None and self.level == "frame"
 
 
 def embed_files(
@@ -61,10 +61,18 @@ def embed_files(
     progress = tqdm(total=len(files), initial=len(files) - len(left), unit="file", desc="embedding", disable=None)
     try:
         seconds = [stated.seconds for stated in readers.map(stated_size, [file.path for file in files])]
-        batches = batches_of(files, seconds, left, wanted.batch_size)
-        for batch, audio in read_batches(batches, embedder.sample_rate, readers):
-            results += embed_batch(embedder, batch, audio, wanted)
-            progress.update(len(batch))
+        is_long = [embedder.num_frames is None and length > LONG_SECONDS for length in seconds]
+        long = [file for file, alone in zip(files, is_long, strict=True) if alone]
+        short = [file for file, alone in zip(files, is_long, strict=True) if not alone]
+        lengths = [length for length, alone in zip(seconds, is_long, strict=True) if not alone]
+        batches = batches_of(short, lengths, left, wanted.batch_size)
+        in_batches = read_batches(batches, embedder.sample_rate, readers)
+        for of_some in chain(
+            ([embed_long(embedder, file, wanted)] for file in long if file in left),
+            (embed_batch(embedder, batch, audio, wanted) for batch, audio in in_batches),
+        ):
+            results += of_some
+            progress.update(len(of_some))
             num_bytes = sum(result.num_bytes for result in results)
             if num_bytes > KEEP_EVERY_BYTES or time.monotonic() - kept_at > KEEP_EVERY_SECONDS:
                 parts.keep(results)
@@ -126,64 +134,104 @@ def embed_batch(
     embedder: AudioEmbedder, batch: list[InputFile], audio: Sequence[DecodedAudio | FileProblem], wanted: Wanted
 ) -> list[FileResult]:
     """The results of some files, whose audio or problem is given."""
-    cut = [[] if isinstance(found, FileProblem) else cut_waveform(found.waveform, embedder) for found in audio]
-    pieces = embed_pieces(embedder, [piece for own in cut for piece in own], wanted.batch_size)
-    results = []
-    for file, found, own in zip(batch, audio, cut, strict=True):
-        if isinstance(found, FileProblem):
-            results.append(FileResult(file, problem=found))
-            continue
-        starts = np.cumsum([0, *map(len, own)]) / embedder.sample_rate
-        own_pieces = [Piece(*next(pieces), start) for start in starts[:-1]]
-        columns = rows_of_file(embedder, own_pieces, wanted)
-        results.append(FileResult(file, len(found.waveform) / embedder.sample_rate, columns, found.problem))
-    return results
+    waveforms = [found.waveform for found in audio if isinstance(found, DecodedAudio)]
+    rows = rows_of_waveforms(embedder, waveforms, wanted)
+    return [
+        FileResult(file, problem=found)
+        if isinstance(found, FileProblem)
+        else finite_result(FileResult(file, len(found.waveform) / embedder.sample_rate, next(rows), found.problem))
+        for file, found in zip(batch, audio, strict=True)
+    ]
 
 
-def cut_waveform(waveform: Waveform, embedder: AudioEmbedder) -> list[Waveform]:
-    """A recording longer than two minutes in the fewest pieces of equal length.
+def finite_result(result: FileResult) -> FileResult:
+    """The result, or the file as a bad one where a number is not finite."""
+    if all(np.isfinite(column).all() for column in result.columns.values() if column.dtype.kind == "f"):
+        return result
+    return FileResult(
+        result.file, problem=FileProblem(result.file.path, "what the network makes of it is not finite", "skipped")
+    )
 
-    One piece where the number of frames is given: then its beginning counts alone.
-    """
-    most = round(MAX_PIECE_SECONDS * embedder.sample_rate)
-    number = 1 if embedder.num_frames is not None else -(-len(waveform) // most)
-    return np.array_split(waveform, number)
+
+def embed_long(embedder: AudioEmbedder, file: InputFile, wanted: Wanted) -> FileResult:
+    """The result of a file that is read block by block."""
+    stream = AudioStream(file.path, embedder.sample_rate)
+    try:
+        if wanted.is_tags_over_time:
+            columns = rows_of_tags(tags_over_time(embedder, stream, wanted.tag_seconds, wanted.batch_size), wanted)
+        else:
+            columns = rows_of_file(embedder, embedder.embed_blocks(stream, wanted.level == "patch"), 0, wanted)
+    except AudioFileError as error:
+        return FileResult(file, problem=error.problem)
+    return finite_result(FileResult(file, stream.seconds, columns, stream.problem))
 
 
-def embed_pieces(
-    embedder: AudioEmbedder, pieces: Sequence[Waveform], batch_size: int
+def rows_of_waveforms(embedder: AudioEmbedder, waveforms: Sequence[Waveform], wanted: Wanted) -> Iterator[Columns]:
+    """Rows of each of some recordings."""
+    if wanted.is_tags_over_time:
+        for waveform in waveforms:
+            yield rows_of_tags(tags_over_time(embedder, [waveform], wanted.tag_seconds, wanted.batch_size), wanted)
+        return
+    for embeddings, row in embed_waveforms(embedder, waveforms, wanted):
+        yield rows_of_file(embedder, embeddings, row, wanted)
+
+
+def rows_of_tags(tags: TagsOverTime, wanted: Wanted) -> Columns:
+    """``start``, ``end``, ``class`` and ``score``: of each window so many classes, the most probable first."""
+    best_BK = np.argsort(-tags.probabilities, axis=1, kind="stable")[:, : wanted.tags]
+    num_tags = best_BK.shape[1]
+    return {
+        "start": tags.start.repeat(num_tags),
+        "end": tags.end.repeat(num_tags),
+        "class": best_BK.ravel(),
+        "score": np.take_along_axis(tags.probabilities, best_BK, axis=1).ravel(),
+    }
+
+
+def embed_waveforms(
+    embedder: AudioEmbedder, waveforms: Sequence[Waveform], wanted: Wanted
 ) -> Iterator[tuple[Embeddings, int]]:
-    """Embeddings and the row in them, of each piece."""
-    seconds = [len(piece) / embedder.sample_rate for piece in pieces]
-    for run in fill(seconds, batch_size, batch_size * TYPICAL_SECONDS):
-        num_samples = torch.tensor([len(piece) for piece in pieces[run]])
+    """Embeddings and the row in them, of each recording."""
+    seconds = [len(waveform) / embedder.sample_rate for waveform in waveforms]
+    for run in fill(seconds, wanted.batch_size, wanted.batch_size * TYPICAL_SECONDS):
+        num_samples = torch.tensor([len(waveform) for waveform in waveforms[run]])
         waveform_BT = torch.zeros(len(num_samples), int(num_samples.max()))
-        for row, piece in zip(waveform_BT, pieces[run], strict=True):
-            row[: len(piece)] = torch.from_numpy(piece)
-        embeddings = embedder(waveform_BT, num_samples)
+        for row, waveform in zip(waveform_BT, waveforms[run], strict=True):
+            row[: len(waveform)] = torch.from_numpy(waveform)
+        embeddings = embedder(waveform_BT, num_samples, wanted.level == "patch")
         yield from ((embeddings, row) for row in range(len(num_samples)))
 
 
-def rows_of_file(embedder: AudioEmbedder, pieces: Sequence[Piece], wanted: Wanted) -> Columns:
-    """Rows of a file from its pieces, in float32.
+def rows_of_file(embedder: AudioEmbedder, embeddings: Embeddings, row: int, wanted: Wanted) -> Columns:
+    """Rows of a file, in float32.
+
+    Args:
+        embedder: What made the embeddings.
+        embeddings: Those of a batch.
+        row: The file's place in it.
+        wanted: What the file becomes.
 
     Returns:
-        For tags ``class`` (K,) and ``score`` (K,), the pieces' mean probabilities, highest first; for frames ``time``
-        (L,) in seconds and ``embedding`` (L, D); for clips ``embedding`` (1, W), the mean over the pieces, which are of
-        equal length.
+        For tags ``class`` (K,) and ``score`` (K,), probabilities, highest first; for clips ``embedding`` (1, W); for
+        frames ``time`` (L,) in seconds and ``embedding`` (L, D); for patches ``time``, ``frequency_row`` from the
+        lowest up, and ``embedding`` (L R, D), column by column.
     """
     if wanted.tags is not None:
-        logits = [piece.embeddings.logits[piece.row] for piece in pieces if piece.embeddings.logits is not None]
-        probability_C = embedder.probabilities(torch.stack(logits)).mean(dim=0).cpu().numpy()
+        assert embeddings.logits is not None
+        probability_C = embedder.probabilities(embeddings.logits[row : row + 1])[0].cpu().numpy()
         best = np.argsort(-probability_C, kind="stable")[: wanted.tags]
         return {"class": best, "score": probability_C[best]}
+    if wanted.level == "clip":
+        return {"embedding": embeddings.clip[row : row + 1].cpu().numpy()}
+    heard = slice(int(embeddings.num_columns[row]))
+    times = embeddings.times[heard].cpu().numpy()
     if wanted.level == "frame":
-        own = [slice(int(piece.embeddings.num_columns[piece.row])) for piece in pieces]
-        frames = [piece.embeddings.frames[piece.row, heard] for piece, heard in zip(pieces, own, strict=True)]
-        times = [
-            piece.embeddings.times[heard].cpu().numpy() + piece.start_seconds
-            for piece, heard in zip(pieces, own, strict=True)
-        ]
-        return {"time": np.concatenate(times), "embedding": torch.cat(frames).cpu().numpy()}
-    clips = torch.stack([piece.embeddings.clip[piece.row] for piece in pieces])
-    return {"embedding": clips.mean(dim=0, keepdim=True).cpu().numpy()}
+        return {"time": times, "embedding": embeddings.frames[row, heard].cpu().numpy()}
+    assert embeddings.patches is not None
+    patches_LRD = embeddings.patches[row, heard]
+    num_rows = patches_LRD.shape[1]
+    return {
+        "time": times.repeat(num_rows),
+        "frequency_row": np.tile(np.arange(num_rows), len(times)),
+        "embedding": patches_LRD.flatten(0, 1).cpu().numpy(),
+    }

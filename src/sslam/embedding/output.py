@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from sslam.audio_files import as_text
 from sslam.embedding.parts import Merged
 
+PLACES = {"time": pa.float64(), "frequency_row": pa.int64()}  # of a row in its file, in seconds and from the lowest up
 GROUP_BYTES = 64 * 2**20  # of a row group of a parquet file, and of what is held in memory
 
 Writer = Callable[[Path, list[str], Merged, Mapping[str, Any]], None]
@@ -22,7 +23,7 @@ def write_npz(path: Path, files: list[str], merged: Merged, about: Mapping[str, 
     """``files`` (N,), ``seconds`` (N,), ``embeddings``, and ``about``, a JSON text on how they were made.
 
     ``embeddings`` is (N, W) for clips. For frames it is (R, D), with ``file_index`` (R,), the row's position in
-    ``files``, and ``time`` (R,) in seconds.
+    ``files``, and ``time`` (R,) in seconds; for patches likewise, with ``frequency_row`` (R,) from the lowest up.
     """
     good = merged.num_rows > 0
     arrays: dict[str, Any] = {
@@ -33,23 +34,22 @@ def write_npz(path: Path, files: list[str], merged: Merged, about: Mapping[str, 
     }
     if "time" in merged.columns:
         arrays["file_index"] = np.repeat(np.arange(good.sum()), merged.num_rows[good])
-        arrays["time"] = merged.columns["time"]
+        arrays |= {name: merged.columns[name] for name in PLACES if name in merged.columns}
     with path.open("wb") as stream:
         np.savez(stream, **arrays)
 
 
 def write_parquet(path: Path, files: list[str], merged: Merged, about: Mapping[str, Any]) -> None:
-    """Columns ``file``, ``seconds`` and ``embedding``; for frames ``file``, ``time`` and ``embedding``.
+    """Columns ``file``, ``seconds`` and ``embedding``; for frames and patches those of :data:`PLACES` in its place.
 
     ``embedding`` is a list of float32 of fixed size. The schema's metadata has a JSON text ``sslam`` on how they were
     made.
     """
     embedding = merged.columns["embedding"]
     width = embedding.shape[1]
-    is_of_frames = "time" in merged.columns
-    place = "time" if is_of_frames else "seconds"
+    places = {name: kind for name, kind in PLACES.items() if name in merged.columns} or {"seconds": pa.float64()}
     schema = pa.schema(
-        [("file", pa.string()), (place, pa.float64()), ("embedding", pa.list_(pa.float32(), width))],
+        [("file", pa.string()), *places.items(), ("embedding", pa.list_(pa.float32(), width))],
         metadata={"sslam": json.dumps(about)},
     )
     # Arrow takes UTF-8 only, and a file name on Linux is any bytes.
@@ -60,25 +60,33 @@ def write_parquet(path: Path, files: list[str], merged: Merged, about: Mapping[s
         for start in range(0, len(embedding), rows_at_once):
             rows = slice(start, start + rows_at_once)
             numbers = file_of_row[rows]
-            places = merged.columns["time"][rows] if is_of_frames else merged.seconds[numbers]
+            of_rows = [merged.columns[name][rows] if name in PLACES else merged.seconds[numbers] for name in places]
             vectors = pa.FixedSizeListArray.from_arrays(pa.array(embedding[rows].ravel()), width)
-            columns = [pa.array([names[number] for number in numbers]), pa.array(places, pa.float64()), vectors]
+            columns = [
+                pa.array([names[number] for number in numbers]),
+                *(pa.array(values, kind) for values, kind in zip(of_rows, places.values(), strict=True)),
+                vectors,
+            ]
             writer.write_table(pa.table(columns, schema=schema))
 
 
 def write_tags(path: Path, files: list[str], merged: Merged, about: Mapping[str, Any]) -> None:
-    """A CSV file with the columns file, rank (from 1), label and score; as many rows per file as there are tags."""
+    """A CSV file with the columns file, rank (from 1), label and score; as many rows per file as there are tags.
+
+    For tags over time start and end, in seconds, stand behind the file, and there are as many rows per window.
+    """
     labels = about["class_names"]
     scores, classes = merged.columns["score"], merged.columns["class"]
-    row = 0
+    is_over_time = "start" in merged.columns
+    file_of_row = np.repeat(np.arange(len(files)), merged.num_rows)
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
-        writer.writerow(("file", "rank", "label", "score"))
-        for name, num_rows in zip(files, merged.num_rows.tolist(), strict=True):
-            for rank in range(num_rows):
-                number = int(classes[row + rank])
-                writer.writerow((name, rank + 1, labels[number] if labels else number, f"{scores[row + rank]:.6g}"))
-            row += num_rows
+        writer.writerow(("file", *(("start", "end") if is_over_time else ()), "rank", "label", "score"))
+        for row, file in enumerate(file_of_row.tolist()):
+            place = [f"{merged.columns[name][row]:.3f}" for name in ("start", "end")] if is_over_time else []
+            number = int(classes[row])
+            label = labels[number] if labels else number
+            writer.writerow((files[file], *place, row % about["tags"] + 1, label, f"{scores[row]:.6g}"))
 
 
 WRITERS: dict[str, Writer] = {".npz": write_npz, ".parquet": write_parquet, ".csv": write_tags}

@@ -3,5 +3,6 @@
 from sslam.frontends.base import Frontend
 from sslam.frontends.kaldi_fbank import KaldiFbank
 from sslam.frontends.log_mel import LogMel
+from sslam.frontends.mfcc import MFCC
 
-__all__ = ["Frontend", "KaldiFbank", "LogMel"]
+__all__ = ["MFCC", "Frontend", "KaldiFbank", "LogMel"]

@@ -5,10 +5,11 @@ from typing import Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torchaudio.compliance.kaldi import get_mel_banks
 
 from sslam.checks import at_least, at_most, positive, within
+from sslam.errors import UsageError
 from sslam.rebuildable import Rebuildable
 
 
@@ -62,6 +63,27 @@ class Frontend(Rebuildable):
     def log_mel(self, waveform_BT: Tensor) -> Tensor:
         """Log-mels (B, L', F) of waveforms (B, T), T at least one window: whole windows only, not normalised."""
         raise NotImplementedError
+
+    def spectrum(self, windows_BLW: Tensor) -> Tensor:
+        """Windows of samples (B, L, W) to their complex spectrum (B, L, K): the linear part of :meth:`log_mel`."""
+        raise NotImplementedError
+
+    def for_export(self, column_frames: int) -> nn.Module:
+        """The same features from convolutions and products alone, for formats that have no Fourier transform.
+
+        Args:
+            column_frames: Frames to a column of the encoder.
+
+        Returns:
+            A module of waveforms (B, T), of one length each time, at least a window, to features (B, L, F): L is the
+            clip's own number of frames, rounded up to whole columns as :class:`~sslam.embedding.AudioEmbedder` does.
+
+        Raises:
+            UsageError: If this front end has no such form.
+        """
+        raise UsageError(
+            f"{type(self).__name__} has no for_export, so it cannot become part of a graph. Leave --onnx out."
+        )
 
     def mel_banks(self, low_frequency: float, high_frequency: float) -> Tensor:
         """Weights (K, F) of Kaldi's triangles between two frequencies in Hz; 0 stands for half the sample rate."""

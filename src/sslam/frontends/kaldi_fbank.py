@@ -5,9 +5,10 @@ Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, 
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslam.frontends.base import Frontend
+from sslam.frontends.convolutional import ConvolutionalSpectrum, rounded_up
 
 PREEMPHASIS = 0.97
 LOW_FREQUENCY = 20.0
@@ -56,13 +57,22 @@ class KaldiFbank(Frontend):
 
     def log_mel(self, waveform_BT: Tensor) -> Tensor:
         """Kaldi's fbank of waveforms (B, T), T at least one window, before padding and normalising: (B, L', F)."""
-        windows_BLW = waveform_BT.unfold(1, self.window_length, self.hop_length)
+        spectrum_BLK2 = torch.view_as_real(self.spectrum(waveform_BT.unfold(1, self.window_length, self.hop_length)))
+        return self.log_of_powers(spectrum_BLK2.square().sum(dim=-1))
+
+    def log_of_powers(self, power_BLK: Tensor) -> Tensor:
+        """Power spectra (B, L, K) to log-mels (B, L, F)."""
+        return (power_BLK @ self.mel_banks_KF).clamp(min=torch.finfo(torch.float32).eps).log()
+
+    def spectrum(self, windows_BLW: Tensor) -> Tensor:
+        """Windows of samples (B, L, W) to their complex spectrum (B, L, K): DC offset, pre-emphasis, Hann window."""
         windows_BLW = windows_BLW - windows_BLW.mean(dim=-1, keepdim=True)
         previous_BLW = F.pad(windows_BLW, (1, 0), mode="replicate")[..., :-1]
         windows_BLW = (windows_BLW - PREEMPHASIS * previous_BLW) * self.window_W
-        spectrum_BLK = torch.view_as_real(torch.fft.rfft(windows_BLW, n=self.fft_length))
-        power_BLK = spectrum_BLK.square().sum(dim=-1)
-        return (power_BLK @ self.mel_banks_KF).clamp(min=torch.finfo(torch.float32).eps).log()
+        return torch.fft.rfft(windows_BLW, n=self.fft_length)
+
+    def for_export(self, column_frames: int) -> nn.Module:
+        return ExportedKaldiFbank(self, column_frames)
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
         """Waveforms (B, T), padded at the end, to features (B, num_frames, F).
@@ -90,3 +100,19 @@ class KaldiFbank(Frontend):
             outside_BL = frame_L >= self.frames_in(num_samples_B)[:, None]
             features_BLF = features_BLF.masked_fill(outside_BL[..., None], 0.0)
             return (F.pad(features_BLF, (0, 0, 0, padding)) - self.mean) / (2 * self.std)
+
+
+class ExportedKaldiFbank(nn.Module):
+    """See :meth:`KaldiFbank.for_export`: waveforms (B, T) to features (B, L, F)."""
+
+    def __init__(self, frontend: KaldiFbank, column_frames: int) -> None:
+        super().__init__()
+        self.frontend = frontend
+        self.powers = ConvolutionalSpectrum(frontend.spectrum, frontend.window_length, frontend.hop_length)
+        self.column_frames = column_frames
+
+    def forward(self, waveform_BT: Tensor) -> Tensor:
+        frontend = self.frontend
+        features_BLF = frontend.log_of_powers(self.powers(waveform_BT - waveform_BT.mean(dim=1, keepdim=True)))
+        missing = rounded_up(features_BLF.shape[1], self.column_frames) - features_BLF.shape[1]
+        return (F.pad(features_BLF, (0, 0, 0, missing)) - frontend.mean) / (2 * frontend.std)

@@ -5,10 +5,11 @@ Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, 
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from sslam.checks import positive
 from sslam.frontends.base import Frontend
+from sslam.frontends.convolutional import ConvolutionalSpectrum, rounded_up
 
 
 class LogMel(Frontend):
@@ -71,9 +72,19 @@ class LogMel(Frontend):
 
     def log_mel(self, waveform_BT: Tensor) -> Tensor:
         """Log-mels of waveforms (B, T), T at least one window, before normalising: (B, L', F)."""
-        windows_BLW = waveform_BT.unfold(1, self.window_length, self.hop_length) * self.window_W
-        magnitude_BLK = torch.fft.rfft(windows_BLW, n=self.fft_length).abs()
+        spectrum_BLK = self.spectrum(waveform_BT.unfold(1, self.window_length, self.hop_length))
+        return self.log_of_magnitudes(spectrum_BLK.abs())
+
+    def spectrum(self, windows_BLW: Tensor) -> Tensor:
+        """Windows of samples (B, L, W) to their complex spectrum (B, L, K), with a Hann window."""
+        return torch.fft.rfft(windows_BLW * self.window_W, n=self.fft_length)
+
+    def log_of_magnitudes(self, magnitude_BLK: Tensor) -> Tensor:
+        """Magnitude spectra (B, L, K) to log-mels (B, L, F)."""
         return torch.log(magnitude_BLK @ self.mel_banks_KF + self.log_offset)
+
+    def for_export(self, column_frames: int) -> nn.Module:
+        return ExportedLogMel(self, column_frames)
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
         """Waveforms (B, T) of any length to features (B, num_frames, F).
@@ -91,3 +102,21 @@ class LogMel(Frontend):
                 waveform_BT = waveform_BT.masked_fill(sample_T >= num_samples_B[:, None], 0.0)
             waveform_BT = F.pad(waveform_BT, (0, self.crop_samples - num_samples))  # which cuts longer clips
             return (self.log_mel(waveform_BT) - self.mean) / self.std
+
+
+class ExportedLogMel(nn.Module):
+    """See :meth:`LogMel.for_export`: waveforms (B, T) to features (B, L, F)."""
+
+    def __init__(self, frontend: LogMel, column_frames: int) -> None:
+        super().__init__()
+        self.frontend = frontend
+        self.powers = ConvolutionalSpectrum(frontend.spectrum, frontend.window_length, frontend.hop_length)
+        self.column_frames = column_frames
+
+    def forward(self, waveform_BT: Tensor) -> Tensor:
+        frontend, num_samples = self.frontend, waveform_BT.shape[1]
+        num_frames = rounded_up(rounded_up(num_samples, frontend.hop_length) // frontend.hop_length, self.column_frames)
+        heard = frontend.window_length + (num_frames - 1) * frontend.hop_length
+        # More than is needed and then cut, as what is missing may be less than nothing.
+        waveform_BT = F.pad(waveform_BT, (0, heard))[:, :heard]
+        return (frontend.log_of_magnitudes(self.powers(waveform_BT).sqrt()) - frontend.mean) / frontend.std

@@ -142,8 +142,9 @@ class EvaluatedEncoder(Method):
         return {"encoder": self.encoder, "frontend": self.frontend}
 
     def training_facts(self) -> dict[str, Any]:
-        """``epoch``, ``step`` and ``seed`` of the training, in this run, that the results come from."""
+        """``readout``, and ``epoch``, ``step`` and ``seed`` of the training in this run that results come from."""
         return {
+            "readout": str(self.readout),
             "epoch": self.trainer.current_epoch,
             "step": self.trainer.global_step,
             "seed": torch.initial_seed(),

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints.architecture import state_networks
 from sslam.frontends import Frontend
+from sslam.methods.skipped_steps import SkippedSteps
 from sslam.networks import Encoder
 from sslam.optim import PEAK, clip_finite_gradients
 from sslam.rebuildable import Rebuildable
@@ -36,6 +38,8 @@ class Method(pl.LightningModule):
 
     needs_training = True
     """Whether ``sslam fit`` is for it; ``sslam evaluate`` runs ``sslam test`` alone where it is not."""
+    non_finite_steps_to_stop = 5
+    """So many steps in a row whose gradients are not finite end the run; fewer are skipped, counted and warned of."""
     weights_to_start_from: str | None = None
     """File that is read before the first use of the model, unless the trainer goes on from a checkpoint."""
 
@@ -107,6 +111,12 @@ class Method(pl.LightningModule):
                 f"trainer.precision must be {' or '.join(PRECISIONS)}, got {self.trainer.precision}: front ends and "
                 "losses need float32."
             )
+        for name, module in self.named_children():
+            if isinstance(module, Frontend) and module.sample_rate != SAMPLE_RATE:
+                raise ValueError(
+                    f"model.{name}: sample_rate must be {SAMPLE_RATE}, the rate of the data's batches, got "
+                    f"{module.sample_rate}. Leave it out."
+                )
         if stage == "fit":
             state_networks(self.stated_networks())  # which would else fail at the first checkpoint
         # Read once: a test that follows a fit is of what was learnt.
@@ -122,9 +132,13 @@ class Method(pl.LightningModule):
         """Learning rate of optimizer step ``step`` (from 0) of the parameters whose highest one is ``peak``."""
         return peak
 
+    def on_train_start(self) -> None:
+        self.skipped_steps = SkippedSteps(self.non_finite_steps_to_stop)
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         if not self.automatic_optimization:
             return  # the method steps its optimizers itself
+        self.skipped_steps.see(batch)
         optimizer = self.optimizers(use_pl_optimizer=False)
         assert isinstance(optimizer, torch.optim.Optimizer)
         for group in optimizer.param_groups:
@@ -139,10 +153,9 @@ class Method(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        gradient_norm: Tensor = clip_finite_gradients(
-            self.parameters(), gradient_clip_val, gradient_clip_algorithm, self.global_step
-        )
+        gradient_norm: Tensor = clip_finite_gradients(self.parameters(), gradient_clip_val, gradient_clip_algorithm)
         self.log("train/gradient_norm", gradient_norm)
+        self.skipped_steps.add(self, is_finite=bool(gradient_norm.isfinite()))
 
     # ---- checkpoints ------------------------------------------------
 

@@ -154,6 +154,7 @@ class SSLAM(Method):
         num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
         num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
         hidden_times_BP = masks.masked.sum(dim=1)
+        share_BP = hidden_times_BP / num_masked_tokens  # of a patch in the patch loss
         if objectives.uses_clips or objectives.retains_sources:
             clip_targets = self.teach(features_BLF, stage)
         if objectives.uses_clips:
@@ -162,8 +163,7 @@ class SSLAM(Method):
             patch_sum = objectives.unmixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
             cls_sum = objectives.unmixed_cls * cls_loss(cls_BKD, clip_targets.cls_BPD).sum()
             compared.append((prediction_BKPD, target_BPD))
-            weight_BP = objectives.unmixed / num_masked_tokens * hidden_times_BP
-            targets["clip"] = (target_BPD, weight_BP if objectives.unmixed else None)
+            targets["clip"] = (target_BPD, objectives.unmixed * share_BP if objectives.unmixed else None)
         if objectives.uses_mixtures:
             mixture = self.mixing(features_BLF, self.student.patch_size, random.cpu, summed_BLF)
             # A mixture is masked like the clip it was made from.
@@ -174,15 +174,14 @@ class SSLAM(Method):
                 patch_sum = patch_sum + objectives.mixed * masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 cls_sum = cls_sum + objectives.mixed_cls * cls_loss(cls_BKD, mixture_targets.cls_BPD).sum()
                 compared.append((prediction_BKPD, target_BPD))
-                weight_BP = objectives.mixed / num_masked_tokens * hidden_times_BP
-                targets["mixture"] = (target_BPD, weight_BP if objectives.mixed else None)
+                targets["mixture"] = (target_BPD, objectives.mixed * share_BP if objectives.mixed else None)
             if objectives.retains_sources:
                 target_BPD, target_B1D = self.retain_both(clip_targets, mixture, stage)
+                targets["sources"] = (target_BPD, None)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
                 retained_cls = cls_loss(cls_BKD, target_B1D).sum()
                 source_retention_cls_sum = objectives.source_retention_global * retained_cls
-                targets["sources"] = (target_BPD, None)
                 if not objectives.bootstraps_mixtures:
                     compared.append((prediction_BKPD, target_BPD))
         return PretrainingLosses(

@@ -233,7 +233,7 @@ class AudioViT(Encoder):
 
     def prepare_tokens(self, patches_BPD: Tensor) -> Tensor:
         """CLS (which has no position) in front of any selection of patches, then LayerNorm: (B, 1 + P, D)."""
-        cls_B1D = self.cls_token.to(patches_BPD.dtype).expand(len(patches_BPD), -1, -1)
+        cls_B1D = self.cls_token.to(patches_BPD.dtype).expand(patches_BPD.shape[0], -1, -1)
         return self.norm(torch.cat([cls_B1D, patches_BPD], dim=1))
 
     def encode(self, patches_BPD: Tensor) -> Tensor:

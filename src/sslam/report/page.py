@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 
 import sslam
 from sslam.report import pictures
+from sslam.report.comparison import Comparison
 from sslam.report.tables import METRICS, SHORT_HASH, Column, Row, Table
+from sslam.report.texts import EXPLANATION, PUBLISHED
 
 
 class Picture(NamedTuple):
@@ -24,21 +26,22 @@ class Picture(NamedTuple):
     caption: str
 
 
-def write_page(folder: Path, table: Table, problems: Sequence[str]) -> list[Path]:
+def write_page(folder: Path, comparison: Comparison, problems: Sequence[str]) -> list[Path]:
     """Write `index.html` and, for other uses, its pictures beside it.
 
     Args:
         folder: Exists already.
-        table: At least one cell.
+        comparison: Of a table with at least one cell.
         problems: Messages about files that could not be used.
 
     Returns:
         The files that were written, the page first.
     """
+    table = comparison.table
     drawn = {column: draw_column(table, column) for column in table.columns}
-    comparison = Picture("comparison", pictures.draw_comparison(table), "Bars: means; lines: standard deviations.")
+    overview = Picture("comparison", pictures.draw_comparison(table), "Bars: means; lines: standard deviations.")
     paths: dict[Picture, Path] = {}
-    for picture in chain([comparison], *drawn.values()):
+    for picture in chain([overview], *drawn.values()):
         path = folder / f"{picture.name}.png"
         if path in paths.values():  # names of data sets may differ in their special characters only
             path = folder / f"{picture.name}-{len(paths)}.png"
@@ -60,9 +63,12 @@ def write_page(folder: Path, table: Table, problems: Sequence[str]) -> list[Path
         table=table,
         problems=problems,
         comparison=comparison,
+        overview=overview,
         pictures=drawn,
         metrics=METRICS,
         Row=Row,
+        explanation=EXPLANATION,
+        published=PUBLISHED if any(comparison.published(*place) for place in table.places) else "",
         short_hash=SHORT_HASH,
         num_runs=sum(len(cell.runs) for cell in table.cells.values()),
         written=f"{datetime.now().astimezone():%Y-%m-%d %H:%M}",

@@ -49,7 +49,8 @@ class DataFacts:
     """Which data was scored.
 
     Args:
-        title: Name in tables; `ESC-50 fold 3` is the third fold of ESC-50.
+        title: Name in tables.
+        fold: Number of the part that was held out, where the data is divided into folds.
         class_path: Class path of the data module.
         splits: Counts of `training`, `validation` and `test`, as far as the run used them.
         num_clips: Number of clips that were scored; of retrieval, compared.
@@ -59,22 +60,26 @@ class DataFacts:
     """
 
     title: str
+    fold: int | None
     class_path: str
     splits: dict[str, SplitCounts]
     num_clips: int
     num_classes: int
     num_classes_with_support: int
 
-    @property
-    def name(self) -> str:
-        """The title without the fold."""
-        return re.sub(r" fold \d+$", "", self.title)
+    @model_validator(mode="before")
+    @classmethod
+    def _fold_of_old_records(cls, facts: Any) -> Any:
+        """Records of version 0.1 say the fold in the title only: `ESC-50 fold 3`."""
+        if not isinstance(facts, dict) or "fold" in facts or not isinstance(title := facts.get("title"), str):
+            return facts
+        found = re.fullmatch(r"(.+) fold (\d+)", title)
+        return facts | ({"title": found[1], "fold": int(found[2])} if found else {"fold": None})
 
     @property
-    def fold(self) -> int | None:
-        """The fold in the title, if there is one."""
-        found = re.search(r" fold (\d+)$", self.title)
-        return int(found[1]) if found else None
+    def title_and_fold(self) -> str:
+        """`ESC-50 fold 3`, or the title alone where there are no folds."""
+        return self.title if self.fold is None else f"{self.title} fold {self.fold}"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -151,6 +156,8 @@ class EvaluationRecord:
         by_polyphony: Scores by ascending degree; empty where onsets are not known.
         confusion: For one label per clip: rows true classes, columns classes found, in clips, summed over the heads.
         learning_rate: Highest learning rate that was used.
+        readout: What was read of the encoder; of a probe that was given several, the one that it chose.
+        warnings: What a reader should know of the training, such as a learning rate at the edge of its grid.
         num_heads: Classifiers that were trained with different seeds and evaluated on the same clips.
         config: File with everything the run was given.
         git_commit: Commit of the code.
@@ -176,6 +183,8 @@ class EvaluationRecord:
     confusion: list[list[int]] | None
     learning_rate: float | None = None
     num_heads: int = 1
+    readout: str | None = None
+    warnings: list[str] = field(default_factory=list)
     config: str | None = None
     git_commit: str | None = None
     version: str = sslam.__version__

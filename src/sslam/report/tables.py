@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sslam.report.intervals import Interval
 from sslam.report.results import EvaluationRecord, Run, SplitCounts, deviation
 
 SHORT_HASH = 12
@@ -35,6 +36,20 @@ class Metric(NamedTuple):
         if math.isnan(value):
             return "–"
         return f"{100 * value:.1f}" if self.is_share else f"{value:.2f}".replace("inf", "∞")
+
+    def signed(self, value: float) -> str:
+        """A difference: `+3.1` for .031."""
+        text = self.number(abs(value))
+        return "–" if math.isnan(value) else ("−" if value < 0 else "+") + text
+
+    def bounds(self, interval: Interval) -> str:
+        """`[61.0, 67.1]`; "" where there is no interval."""
+        if math.isnan(interval.low):
+            return ""
+        return f"[{self._bound(interval.low)}, {self._bound(interval.high)}]"
+
+    def _bound(self, value: float) -> str:
+        return f"−{self.number(-value)}" if value < 0 else self.number(value)
 
 
 ACCURACY = Metric("accuracy", "accuracy", is_share=True)
@@ -119,6 +134,15 @@ class Cell:
         over = "1 run" if math.isnan(spread) else f"{self.newest.num_heads} heads"
         return Value(numbers[0], spread, f"fold {self.folds[0]}, {over}" if self.folds else over)
 
+    @property
+    def warnings(self) -> dict[str, list[int]]:
+        """What the runs warn of, each thing once, with the folds that it is about."""
+        folds: dict[str, list[int]] = {}
+        for fold, records in self.by_fold.items():
+            for warning in dict.fromkeys(text for record in records for text in record.warnings):
+                folds.setdefault(warning, []).extend([] if fold is None else [fold])
+        return folds
+
     def counted(self, count: str) -> int:
         """Sum over the folds of `num_clips`, or of a count of the split that was scored."""
         firsts = [records[0] for records in self.by_fold.values()]
@@ -173,9 +197,10 @@ class Table:
 
         return max(self.rows_of(method, column), key=number, default=None)
 
-    def is_best(self, row: Row, column: Column) -> bool:
-        """Whether a row is the best of several rows of its method in a column."""
-        return len(self.rows_of(row.method, column)) > 1 and self.best(row.method, column) == row
+    @property
+    def places(self) -> list[tuple[Row, Column]]:
+        """Rows and columns of the cells, row by row."""
+        return [(row, column) for row in self.rows for column in self.columns if (row, column) in self.cells]
 
     @property
     def names(self) -> list[str]:
@@ -214,10 +239,10 @@ def build_table(runs: Sequence[Run]) -> Table:
     notes = []
     for row, run in zip(rows, runs, strict=True):
         record = run.record
-        place = row, Column(record.data.name, record.stage, QBE_MAP.key in record.metrics)
+        place = row, Column(record.data.title, record.stage, QBE_MAP.key in record.metrics)
         key = record.data.fold, record.seed
         if (older := chosen[place].pop(key, None)) is not None:
-            what = f"{row.method} of {row.name} on {record.data.title} ({record.stage}, seed {record.seed})"
+            what = f"{row.method} of {row.name} on {record.data.title_and_fold} ({record.stage}, seed {record.seed})"
             notes.append(f"{what} was evaluated more than once: {run.name} of {record.date} counts, not {older.name}.")
         chosen[place][key] = run
     cells = {place: Cell(tuple(by_key.values())) for place, by_key in chosen.items()}
@@ -246,7 +271,9 @@ def _rows(records: Sequence[EvaluationRecord]) -> list[Row]:
     for record in records:
         identity = record.checkpoint.identity
         files[record.checkpoint.label].add(identity)
-        experiments[record.method, identity, record.data.title, record.stage, record.seed].add(record.experiment)
+        experiments[record.method, identity, record.data.title_and_fold, record.stage, record.seed].add(
+            record.experiment
+        )
     split = {(method, identity) for (method, identity, *_), names in experiments.items() if len(names) > 1}
     rows = []
     for record in records:
@@ -272,6 +299,9 @@ def _differences(table: Table, column: Column) -> list[str]:
             notes.append(f"{column.name}: the rows rest on different {what} ({of_rows}). Compare them with care.")
             break  # other folds have other clips
     for row, cell in cells.items():
+        for warning, folds in cell.warnings.items():
+            where = f" (fold {', '.join(map(str, folds))})" if folds else ""
+            notes.append(f"{column.name}: {row.method} of {row.name}{where}: {warning}")
         gathered = sorted({run.record.experiment for run in cell.runs})
         if len(gathered) > 1:
             notes.append(f"{column.name}: {row.method} of {row.name} gathers the experiments {', '.join(gathered)}.")

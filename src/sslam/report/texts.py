@@ -6,23 +6,28 @@ import re
 from collections.abc import Iterable, Sequence
 from io import StringIO
 
-from sslam.report.tables import METRICS, SHORT_HASH, Column, Row, Table
+from sslam.report.comparison import Comparison, Difference
+from sslam.report.intervals import no_interval
+from sslam.report.tables import METRICS, SHORT_HASH, Column, Metric, Row
+
+NOTHING = no_interval("")
 
 
-def facts(table: Table, row: Row, column: Column) -> dict[str, str]:
+def facts(comparison: Comparison, row: Row, column: Column) -> dict[str, str]:
     """Where a number comes from, and all numbers of its cell: a line of `table.csv`. Shares lie in [0, 1]."""
+    table = comparison.table
     cell = table.cells[row, column]
     newest = cell.newest
-    numbers: dict[str, float] = {}
-    for metric in METRICS:
-        mean, sd, _ = cell.value(metric)
-        numbers |= {f"{metric.key}_mean": mean, f"{metric.key}_sd": sd}
+    baseline = comparison.baseline(row, column)
     return {
         "method": row.method,
         "weights": row.name,
         "data": column.data,
         "stage": column.stage,
-        **{key: "" if math.isnan(number) else f"{number:.6g}" for key, number in numbers.items()},
+        **{key: text for metric in METRICS for key, text in numbers(comparison, row, column, metric).items()},
+        "baseline": "" if baseline == row else baseline.name,
+        "published": comparison.published(row, column),
+        "no_interval": comparison.interval(row, column, table.metrics(column)[0]).reason,
         "mean_over": cell.value(table.metrics(column)[0]).over,
         "folds": _joined(cell.folds),
         "seeds": _joined(cell.seeds),
@@ -44,26 +49,51 @@ def facts(table: Table, row: Row, column: Column) -> dict[str, str]:
     }
 
 
+def numbers(comparison: Comparison, row: Row, column: Column, metric: Metric) -> dict[str, str]:
+    """What is known of a metric of a cell; "" for what is not."""
+    mean, sd, _ = comparison.table.cells[row, column].value(metric)
+    is_known = not math.isnan(mean)
+    interval = comparison.interval(row, column, metric) if is_known else NOTHING
+    difference = comparison.difference(row, column, metric) if is_known else Difference(math.nan, NOTHING)
+    found = {
+        "mean": mean,
+        "sd": sd,
+        "low": interval.low,
+        "high": interval.high,
+        "difference": difference.value,
+        "difference_low": difference.interval.low,
+        "difference_high": difference.interval.high,
+    }
+    texts = {key: "" if math.isnan(number) else f"{number:.6g}" for key, number in found.items()}
+    return {f"{metric.key}_{key}": text for key, text in (texts | {"verdict": difference.verdict}).items()}
+
+
 def _joined(values: Iterable[object]) -> str:
     """Different values, in their order."""
     return "; ".join(dict.fromkeys(map(str, values)))
 
 
-def all_facts(table: Table) -> list[dict[str, str]]:
+def all_facts(comparison: Comparison) -> list[dict[str, str]]:
     """:func:`facts` of every cell, row by row."""
-    places = [(row, column) for row in table.rows for column in table.columns if (row, column) in table.cells]
-    return [facts(table, row, column) for row, column in places]
+    return [facts(comparison, row, column) for row, column in comparison.table.places]
 
 
-def csv_text(table: Table) -> str:
+def csv_text(comparison: Comparison) -> str:
     """One line for every number of the table."""
-    lines = all_facts(table)
+    lines = all_facts(comparison)
     file = StringIO()
     writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return file.getvalue()
 
+
+EXPLANATION = (
+    "Intervals: paired bootstrap over clips, by recording where it is known, with what heads, seeds and folds add; of "
+    "retrieval over classes. Difference: to the method's first row, on the same clips. Undecided: its interval holds "
+    "zero."
+)
+PUBLISHED = "Published: numbers of the papers for this task and method, not measured here."
 
 PROVENANCE = {
     "method": "method",
@@ -82,34 +112,64 @@ PROVENANCE = {
 """Entries of :func:`facts` that stand below the table, with their headings."""
 
 
-def markdown(table: Table) -> str:
-    """The table and the notes, and, of several methods, the same numbers with one line for each set of weights."""
+def markdown(comparison: Comparison) -> str:
+    """The table, its intervals and notes, and, of several methods, the numbers by weights."""
+    table = comparison.table
     heads = (f"{column.name}, {table.metrics(column)[0].heading}" for column in table.columns)
-    lines = [[row.method, row.name, *(shown(table, row, column) for column in table.columns)] for row in table.rows]
+    lines = [
+        [row.method, row.name, *(shown(comparison, row, column) for column in table.columns)] for row in table.rows
+    ]
     text = markdown_table([["method", "weights", *heads], *lines])
-    text += "\n\nMean ± standard deviation. In bold: the best weights of a method.\n"
-    if table.notes:
-        text += "\nNotes:\n\n" + "".join(f"- {note}\n" for note in table.notes)
+    text += "\n\nMean ± standard deviation. In bold: decided to be the best weights of a method.\n"
+    text += f"\n{intervals_markdown(comparison)}"
+    if notes := [*table.notes, *comparison.notes]:
+        text += "\nNotes:\n\n" + "".join(f"- {note}\n" for note in notes)
     if table.judgements:
         lines = [
-            [name, *(shown(table, Row(method, name), column) for method, column in table.judgements.values())]
+            [name, *(shown(comparison, Row(method, name), column) for method, column in table.judgements.values())]
             for name in table.names
         ]
         text += f"\nThe same numbers by weights:\n\n{markdown_table([['weights', *table.judgements], *lines])}\n"
     return text
 
 
-def shown(table: Table, row: Row, column: Column) -> str:
-    """`64.2 ± 1.3`, in bold for the best weights of a method; "" where nothing was evaluated."""
-    value = table.headline(row, column)
-    text = "" if value is None else value.text(table.metrics(column)[0])
-    return f"**{text}**" if table.is_best(row, column) else text
+def shown(comparison: Comparison, row: Row, column: Column) -> str:
+    """`64.2 ± 1.3`, in bold where it is decided to be the best of its method; "" where nothing was evaluated."""
+    value = comparison.table.headline(row, column)
+    text = "" if value is None else value.text(comparison.table.metrics(column)[0])
+    return f"**{text}**" if comparison.is_best(row, column) else text
 
 
-def origins_markdown(table: Table) -> str:
+def intervals_markdown(comparison: Comparison) -> str:
+    """A line for each number: its interval, the difference to the baseline, what it decides, and published numbers."""
+    table, lines = comparison.table, []
+    for row, column in table.places:
+        metric = table.metrics(column)[0]
+        difference = comparison.difference(row, column, metric)
+        is_baseline = comparison.baseline(row, column) == row
+        lines.append(
+            [
+                column.name,
+                row.method,
+                row.name,
+                metric.number(table.cells[row, column].value(metric).mean),
+                metric.bounds(comparison.interval(row, column, metric)) or "–",
+                "baseline" if is_baseline else metric.signed(difference.value),
+                "" if is_baseline else metric.bounds(difference.interval) or "–",
+                difference.verdict,
+                comparison.published(row, column),
+            ]
+        )
+    heads = ["data", "method", "weights", "number", "95 % interval", "difference", "95 % interval", "verdict"]
+    is_published = any(line[-1] for line in lines)
+    shown_lines = [[*heads, "published"], *lines] if is_published else [heads, *(line[:-1] for line in lines)]
+    return f"{markdown_table(shown_lines)}\n\n{EXPLANATION}" + (f" {PUBLISHED}" if is_published else "") + "\n"
+
+
+def origins_markdown(comparison: Comparison) -> str:
     """What the numbers of the table stand on."""
     lines = []
-    for line in all_facts(table):
+    for line in all_facts(comparison):
         configs = line["configs"].split("; ")
         shown = configs[0] if len(configs) == 1 else f"{configs[0]} and {len(configs) - 1} more"
         short = {"checkpoint_sha256": line["checkpoint_sha256"][:SHORT_HASH] or "–", "configs": shown}

@@ -1,12 +1,17 @@
 """Checks a checkpoint before anything is built, and sees to it that the config wins over what the checkpoint holds."""
 
+import zipfile
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed
+from torch import Tensor
 
+from sslam.checkpoints.contents import naming, require_finite
 from sslam.commands.fitting.config_files import nearest
 from sslam.commands.fitting.run_folder import RunFolder
 from sslam.errors import UsageError
@@ -42,6 +47,7 @@ def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) 
         # last.ckpt is a link; a run killed while it moved it has left it dangling, or none.
         for pattern in ("last*.ckpt", "step=*.ckpt"):
             found = [path for path in run_folder.checkpoints.glob(pattern) if path.exists()]
+            found += run_folder.hpc_checkpoints
             if found:
                 # The newest by its time, as a second start may have left a last-v1.ckpt.
                 return str(max(found, key=lambda path: path.stat().st_mtime))
@@ -122,8 +128,10 @@ def check_state_fits(
     """Refuses a checkpoint whose tensors the model cannot take.
 
     Raises:
-        UsageError: Names the differing hyper-parameters, or else the first tensors that do not fit.
+        UsageError: If weights are not finite; else names the differing hyper-parameters, or else the first tensors that do not fit.
     """
+    with naming(path):
+        require_finite({name: value for name, value in checkpoint["state_dict"].items() if isinstance(value, Tensor)})
     if isinstance(model, Method):
         model.prepare_to_load(checkpoint)
     saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items() if hasattr(tensor, "shape")}
@@ -134,6 +142,38 @@ def check_state_fits(
         raise UsageError(
             f"{path} does not fit the model ({len(wrong)} tensors). It was made with other values: {shown}."
         )
+
+
+class SameStart(pl.Callback):
+    """Refuses a run whose processes would not all go on from the same state.
+
+    Args:
+        path: What this process goes on from, None for the beginning.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.path = path
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.world_size == 1:
+            return
+        starts: list[tuple[str, str]] = [("", "")] * trainer.world_size
+        torch.distributed.all_gather_object(starts, self._start())
+        for rank, start in enumerate(starts):
+            if start != starts[0]:
+                raise UsageError(
+                    f"Process 0 starts from {' '.join(starts[0])} and process {rank} from {' '.join(start)}. All must "
+                    "see the same run folder: put --trainer.default_root_dir on a disk that they share."
+                )
+
+    def _start(self) -> tuple[str, str]:
+        """The path, and the step with a digest of the file's table of contents, which has a sum of every part."""
+        if self.path is None or not Path(self.path).is_file():
+            return self.path or "the beginning", ""
+        with zipfile.ZipFile(self.path) as archive:
+            contents = [(part.filename, part.file_size, part.CRC) for part in archive.infolist()]
+        step = load_checkpoint(self.path).get("global_step")
+        return str(Path(self.path).absolute()), f"(step {step}, {blake2b(repr(contents).encode()).hexdigest()[:12]})"
 
 
 class ConfigWins(pl.Callback):

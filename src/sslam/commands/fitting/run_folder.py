@@ -14,14 +14,18 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import torch
 import yaml
+from filelock import FileLock
 from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
+from sslam.atomic_write import torch_save, write_whole
 from sslam.errors import UsageError
+from sslam.folder_lock import LOCK, lock_folder
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,11 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @property
+    def hpc_checkpoints(self) -> list[Path]:
+        """What Lightning has saved when SLURM ended an earlier start, the newest last."""
+        return sorted(self.path.glob("hpc_ckpt_*.ckpt"), key=lambda path: path.stat().st_mtime)
+
     @rank_zero_only
     def check_writable(self) -> None:
         """Tries to write there before anything is built; leaves no empty run behind.
@@ -75,6 +84,26 @@ class RunFolder:
                 f"The run folder {self.path} cannot be written ({error.strerror}). "
                 "Choose another place with --trainer.default_root_dir."
             ) from error
+
+    @rank_zero_only
+    def lock(self) -> FileLock:
+        """Keep a second fit out, and remove what a killed one has left unfinished.
+
+        Raises:
+            UsageError: If another fit writes there.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = lock_folder(self.path, "Wait for it, or choose another --run_id.")
+        for partial in self.path.glob("checkpoints/**/.*.partial"):
+            partial.unlink(missing_ok=True)
+        return lock
+
+    def unlock(self, lock: FileLock) -> None:
+        """Let others in; of a run that has written nothing, nothing is left."""
+        lock.release()
+        if [entry.name for entry in self.path.iterdir()] in ([], [LOCK]):
+            (self.path / LOCK).unlink(missing_ok=True)
+            self.path.rmdir()
 
     @rank_zero_only
     def keep_old_metrics(self) -> None:
@@ -141,6 +170,27 @@ class SaveRunConfig(SaveConfigCallback):
         }
 
 
+class WholeCheckpoints(TorchCheckpointIO):
+    """Checkpoints are written beside their place and then renamed.
+
+    Lightning's are written into the system's folder for temporary files and moved: where that is another file system, a
+    full disk leaves one by halves under its final name, and a kill a stray file of gigabytes.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        try:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(Path(path), lambda partial: torch_save(checkpoint, partial))
+        except OSError as error:
+            raise UsageError(
+                f"The checkpoint {path} cannot be written ({error.strerror}). Make room, or choose another place with "
+                "--trainer.default_root_dir; the run goes on from the last one."
+            ) from error
+
+
 class RunCheckpoint(ModelCheckpoint):
     """Keeps the newest state as ``last.ckpt``, and a milestone now and then; the end of training is always kept.
 
@@ -196,6 +246,10 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(self.dirpath) / "best.ckpt"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.save_now(trainer)
+
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Keep the state as it is, unless that of this step is kept already; called on every process."""
         # A linear probe on kept tokens ends without an optimizer step of the trainer's.
         if trainer.global_step != self._last_global_step_saved or not self.last_model_path:
             candidates = self._monitor_candidates(trainer)
@@ -219,3 +273,14 @@ class RunCheckpoint(ModelCheckpoint):
         step = re.match(r"step=(\d+)", Path(previous).name)
         is_milestone = step is not None and int(step[1]) % self.milestone_steps == 0
         return not is_milestone and super()._should_remove_checkpoint(trainer, previous, current)
+
+
+class SavesBeforeOthers(pl.Callback):
+    """Keeps the state at the end of training, as the first callback: Lightning calls those that save after all others,
+    and one of these may fail.
+    """
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, RunCheckpoint):
+                callback.save_now(trainer)

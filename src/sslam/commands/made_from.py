@@ -1,0 +1,80 @@
+"""What a run of an evaluation was made from, so that finished ones are known to be those that are asked for."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from sslam.atomic_write import write_whole
+from sslam.commands.fitting.config_files import composed_files
+from sslam.errors import UsageError
+
+NAME = "made_from.json"
+
+
+def made_from(
+    weights: str, recipe_files: Sequence[str], options: Mapping[str, str], more: Sequence[str]
+) -> dict[str, str]:
+    """Digests of the files, and the options, of a run.
+
+    Args:
+        weights: A file, or an address of the Hub at a commit, which is always the same.
+        recipe_files: YAML files.
+        options: Options of this run and their values.
+        more: Options of every run.
+    """
+    recipe = [file for given in recipe_files for file in (*composed_files(given), given)]
+    chosen = {
+        name: value for name, value in options.items() if name not in ("--trainer.default_root_dir", "--ckpt_path")
+    }
+    return {
+        "checkpoint": _digest(weights) if Path(weights).is_file() else weights,
+        "recipe": hashlib.sha256("".join(map(_digest, recipe)).encode()).hexdigest(),
+        "options": json.dumps(chosen, sort_keys=True),
+        "more options": " ".join(more),
+    }
+
+
+def _digest(file: str) -> str:
+    status = Path(file).stat()
+    return _digest_at(file, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache
+def _digest_at(file: str, size: int, changed_ns: int) -> str:
+    with Path(file).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_same(folder: Path, now: Mapping[str, str]) -> None:
+    """Refuse a folder whose run was made from something else; one that has no run, or an older one, is passed.
+
+    Raises:
+        UsageError: Names what differs.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        different = [
+            f"{name} was {_short(before[name])}, is {_short(now[name])}" for name in now if before[name] != now[name]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged. Remove {folder}, and the run is done again.") from error
+    if different:
+        raise UsageError(
+            f"The run in {folder} was made from something else: {'; '.join(different)}. Choose another --run_id, or "
+            "remove the folder to have it done again."
+        )
+
+
+def keep(folder: Path, now: Mapping[str, str]) -> None:
+    """Note what a run is made from, before it begins."""
+    text = json.dumps(now, indent=1) + "\n"
+    write_whole(folder / NAME, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def _short(value: str) -> str:
+    return value[:12] if len(value) == 64 and value.isalnum() else repr(value)

@@ -1,0 +1,27 @@
+"""One process at a time writes into a folder."""
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from sslam.errors import UsageError
+
+LOCK = ".lock"
+
+
+def lock_folder(folder: Path, remedy: str) -> FileLock:
+    """Take a folder for this process, until the lock is released, or forgotten, or the process ends in any way.
+
+    Args:
+        folder: A folder that exists; its file ``.lock`` is what is locked.
+        remedy: Advice for one who comes second.
+
+    Raises:
+        UsageError: If another process has it.
+    """
+    lock = FileLock(folder / LOCK, is_singleton=True)  # within a process it may be taken again
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise UsageError(f"{folder} is in use by another process. {remedy}") from error
+    return lock
