@@ -181,7 +181,6 @@ class SSLAM(Method):
                 source_retention_sum = objectives.source_retention * retained
                 retained_cls = cls_loss(cls_BKD, target_B1D).sum()
                 source_retention_cls_sum = objectives.source_retention_global * retained_cls
-                targets["sources"] = (target_BPD, None)
                 if not objectives.bootstraps_mixtures:
                     compared.append((prediction_BKPD, target_BPD))
         return PretrainingLosses(
