@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from data_modules.base import STAGE_SPLITS, AudioDataModule, AudioFileDataset, Sample, require_folder
+from data_modules.metadata import read_text
 from sslam.audio import SAMPLE_RATE, AudioFileError, Waveform, decode_whole_file
 from sslam.audio_files import audio_files_below
 
@@ -34,7 +35,7 @@ def read_example_list(path: Path) -> list[Example]:
         ValueError: If a line does not name a mixture and one to four sources.
     """
     examples = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(read_text(path, "FUSS list").splitlines(), start=1):
         if not text.strip():
             continue
         mixture, *sources = text.split("\t")

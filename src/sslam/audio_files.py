@@ -29,6 +29,8 @@ class StatedSize(NamedTuple):
 
 def stated_size(path: str) -> StatedSize:
     """Size by the file's header; zeros where there is none to read."""
+    if not Path(path).is_file():
+        return StatedSize(0, 0, 0)
     try:
         with decoder_notes(), soundfile.SoundFile(os.fsencode(path)) as file:
             return StatedSize(file.samplerate, file.frames, file.channels)
@@ -88,7 +90,8 @@ def find_audio_files(paths: Iterable[str]) -> dict[str, str]:
             for name in audio_files_below(path):
                 found.setdefault(os.path.join(path, name), name)  # noqa: PTH118, a Path per file is ten times slower
         else:
-            raise UsageError(f"There is no file or folder {path}. Give audio files, or folders of them.")
+            state = "is neither a regular file nor a folder" if path.exists() else "does not exist"
+            raise UsageError(f"{path} {state}. Give audio files, or folders of them.")
     if not found:
         raise UsageError(
             f"No audio file in {', '.join(paths)}: looked for {', '.join(AUDIO_EXTENSIONS)}. Give a folder that holds "

@@ -45,9 +45,7 @@ def run_child(command: Sequence[str], output: IO[str]) -> int:
 
     before = {signum: signal.signal(signum, pass_on) for signum in SIGNALS}
     try:
-        child = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True
-        )
+        child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True)
         if received:
             child.send_signal(received)
         code = child.wait()

@@ -13,7 +13,9 @@ from sslam.errors import UsageError
 NAME = "made_from.json"
 
 
-def made_from(weights: str, recipe_files: Sequence[str], options: Mapping[str, str], more: Sequence[str]) -> dict[str, str]:
+def made_from(
+    weights: str, recipe_files: Sequence[str], options: Mapping[str, str], more: Sequence[str]
+) -> dict[str, str]:
     """Digests of the files, and the options, of a run.
 
     Args:
@@ -23,7 +25,9 @@ def made_from(weights: str, recipe_files: Sequence[str], options: Mapping[str, s
         more: Options of every run.
     """
     recipe = [file for given in recipe_files for file in (*composed_files(given), given)]
-    chosen = {name: value for name, value in options.items() if name not in ("--trainer.default_root_dir", "--ckpt_path")}
+    chosen = {
+        name: value for name, value in options.items() if name not in ("--trainer.default_root_dir", "--ckpt_path")
+    }
     return {
         "checkpoint": _digest(weights) if Path(weights).is_file() else weights,
         "recipe": hashlib.sha256("".join(map(_digest, recipe)).encode()).hexdigest(),
@@ -54,7 +58,9 @@ def require_same(folder: Path, now: Mapping[str, str]) -> None:
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
-        different = [f"{name} was {_short(before[name])}, is {_short(now[name])}" for name in now if before[name] != now[name]]
+        different = [
+            f"{name} was {_short(before[name])}, is {_short(now[name])}" for name in now if before[name] != now[name]
+        ]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path} is damaged. Remove {folder}, and the run is done again.") from error
     if different:
