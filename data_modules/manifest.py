@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.folder import FolderDataModule
+from data_modules.metadata import read_text
 
 
 def read_manifest(path: str | Path) -> tuple[Path, list[str]]:

@@ -136,7 +136,7 @@ def write_bad_file(folder: Path, kind: str, extension: str = "wav") -> Path:
         ("headless", r"empty \(a header without samples\)"),
         ("silent", "silent: no sample reaches -120 dBFS"),
         ("nan", "it holds NaN or infinite samples"),
-        ("absurd", "its samples reach 1e+30, and at most 1000 (+60 dBFS) is taken"),
+        ("absurd", "its samples reach 1e.30, and at most 1000 .* is taken"),
         ("pipe", "no regular file"),
         ("endless", "no regular file"),
         ("one-sample", "too short: 1 samples at 16000 Hz, and at least 25 ms are needed"),

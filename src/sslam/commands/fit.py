@@ -49,7 +49,7 @@ from sslam.commands.fitting.run_folder import (
     hyperparameters,
     unused,
 )
-from sslam.errors import UsageError
+from sslam.errors import UsageError, for_terminal
 
 WANDB_REMEDY = "Run `wandb login` once, or keep the log on this machine: --trainer.logger.init_args.offline true."
 
@@ -372,6 +372,6 @@ def main(args: Sequence[str]) -> int:
         if mistake is None:
             raise
         remedy = f" {WANDB_REMEDY}" if is_of_wandb(mistake) else ""
-        print(f"sslam {args[0]}: {mistake}{remedy}", file=sys.stderr)
+        print(for_terminal(f"sslam {args[0]}: {mistake}{remedy}"), file=sys.stderr)
         return USERS_MISTAKE
     return DONE

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sslam.audio_files import as_text
+from sslam.audio_files import as_text, in_csv
 from sslam.embedding.parts import Merged
 
 GROUP_BYTES = 64 * 2**20  # of a row group of a parquet file, and of what is held in memory
@@ -77,7 +77,8 @@ def write_tags(path: Path, files: list[str], merged: Merged, about: Mapping[str,
         for name, num_rows in zip(files, merged.num_rows.tolist(), strict=True):
             for rank in range(num_rows):
                 number = int(classes[row + rank])
-                writer.writerow((name, rank + 1, labels[number] if labels else number, f"{scores[row + rank]:.6g}"))
+                label = in_csv(labels[number]) if labels else number
+                writer.writerow((in_csv(name), rank + 1, label, f"{scores[row + rank]:.6g}"))
             row += num_rows
 
 

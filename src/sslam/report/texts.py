@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from io import StringIO
 
+from sslam.audio_files import in_csv
 from sslam.report.tables import METRICS, SHORT_HASH, Column, Row, Table
 
 
@@ -61,7 +62,7 @@ def csv_text(table: Table) -> str:
     file = StringIO()
     writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: in_csv(value) for key, value in line.items()} for line in lines)
     return file.getvalue()
 
 
