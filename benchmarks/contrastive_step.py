@@ -112,7 +112,7 @@ class Steps:
             loss = torch.stack(list(terms.values())).sum()
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        clip_finite_gradients(self.method.parameters(), None, None, self.number)
+        clip_finite_gradients(self.method.parameters(), None, None)
         self.optimizer.step()
 
 

@@ -209,6 +209,23 @@ def test_fit__a_mistake_in_a_worker_is_explained(monkeypatch: pytest.MonkeyPatch
     assert "sslam fit: Audio folder 'nowhere' does not exist. Pass --data.root" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([*SMOKE, "--model.encoder", "block.yaml"], "block.yaml: unknown key init_args.widht. Did you mean width?"),
+        ([*SMOKE, "--model.encoder", "broken.yaml"], "broken.yaml, line 3: not valid YAML"),
+        ([*SMOKE, "--model", "sslam.networks.AudioViT"], "model: sslam.networks.AudioViT does not fit"),
+        ([*SMOKE[2:], *SMOKE[:2]], "give the --config that names it before the one that changes it."),
+    ],
+)
+def test_fit__a_mistake_in_a_block_or_in_the_order(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("block.yaml").write_text("class_path: sslam.networks.AudioViT\ninit_args: {widht: 3}\n")
+    Path("broken.yaml").write_text("class_path: sslam.networks.AudioViT\ninit_args: {width: [\n")
+    assert message in complaint(["fit", *args], capsys)
+
+
 def test_fit__without_a_config(capsys: pytest.CaptureFixture[str]) -> None:
     expected = "sslam fit: Missing: data, model. Start from a file, such as --config experiments/pretrain.yaml."
     assert complaint(["fit"], capsys) == expected
