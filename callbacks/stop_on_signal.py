@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import lightning.pytorch as pl
 import torch
 import torch.distributed
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from torch import Tensor
 
@@ -45,12 +45,12 @@ class StoppedBySignal(Exception):  # noqa: N818, nothing has gone wrong
 
 
 class StopOnSignal(pl.Callback):
-    """Saves the newest checkpoint after the optimizer step in which SIGINT, SIGTERM or SIGUSR1 arrives, and ends the run.
+    """Saves the newest checkpoint after the optimizer step in which SIGINT, SIGTERM or SIGUSR1 arrives; ends the run.
 
     The handler does no more than to note the signal, and all processes end after the same step, so that none is left
-    waiting for another one and a run that goes on equals a straight one bit for bit. (Lightning's handlers broadcast and
-    save where the signal happens to meet the process.) What the processes have noted travels during the next step, over
-    gloo and without waiting; of one process nothing is sent. A second signal ends the process at once.
+    waiting for another one and a run that goes on equals a straight one bit for bit. (Lightning's handlers broadcast
+    and save where the signal happens to meet the process.) What the processes have noted travels during the next step,
+    over gloo and without waiting; of one process nothing is sent. A second signal ends the process at once.
 
     It must come after the callbacks whose state is kept. The state is kept by the first checkpoint callback with a
     ``save_now``.

@@ -4,6 +4,7 @@ import csv
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from data_modules.base import require_folder
 from data_modules.folder import is_held_out
 from data_modules.labelled import LabelledDataModule
 from data_modules.listing import ClipTable, label_matrix, numbered
-from data_modules.metadata import class_column, read_table, require_file
+from data_modules.metadata import class_column, read_table, read_text, require_file
 from sslam.audio_files import audio_files_below
 from sslam.checks import within
 
@@ -75,7 +76,7 @@ def read_segments(paths: Sequence[Path], columns: Mapping[str, int]) -> Segments
         for path in paths:
             require_file(path, "AudioSet segments", REMEDY)
             before = len(ids)
-            with path.open(newline="", encoding="utf-8-sig") as file:
+            with StringIO(read_text(path, "AudioSet segments"), newline="") as file:
                 reader = csv.reader(file, skipinitialspace=True)
                 for row in reader:
                     if not row or row[0].startswith("#"):

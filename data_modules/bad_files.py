@@ -5,7 +5,8 @@ import warnings
 from pathlib import Path
 
 from sslam.audio import FileProblem
-from sslam.audio_files import add_bad_files, as_text
+from sslam.audio_files import add_bad_files, as_text, in_csv
+from sslam.errors import for_terminal
 
 
 class BadFileLog:
@@ -33,7 +34,7 @@ class BadFileLog:
             return
         self.problems |= new
         if self.path is not None:
-            add_bad_files(self.path, [new[path] for path in new if as_text(path) not in self._listed_before])
+            add_bad_files(self.path, [new[path] for path in new if in_csv(as_text(path)) not in self._listed_before])
         if len(self.problems) >= 10 * self._warned:
             self._warn()
 
@@ -50,4 +51,5 @@ class BadFileLog:
         skipped = sum(problem.action == "skipped" for problem in self.problems.values())
         where = f" All of them are listed in '{self.path}'." if self.path is not None else ""
         counts = f"{skipped} skipped, {self._warned - skipped} repaired"
-        warnings.warn(f"Bad audio files so far: {self._warned} ({counts}): {names}{more}.{where}", stacklevel=4)
+        message = f"Bad audio files so far: {self._warned} ({counts}): {names}{more}.{where}"
+        warnings.warn(for_terminal(message), stacklevel=4)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_modules.base import STAGE_SPLITS, AudioDataModule, require_folder
+from data_modules.metadata import read_text
 from data_modules.mixtures import MixtureFilesDataset
 from sslam.audio_files import audio_files_below
 
@@ -30,7 +31,7 @@ def read_example_list(path: Path) -> list[Example]:
         ValueError: If a line does not name a mixture and one to four sources.
     """
     examples = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(read_text(path, "FUSS list").splitlines(), start=1):
         if not text.strip():
             continue
         mixture, *sources = text.split("\t")

@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from data_modules.base import require_folder
 from data_modules.labelled import LabelledDataModule
 from data_modules.listing import ClipTable, find_listed, label_matrix
 from data_modules.manifest import read_manifest
-from data_modules.metadata import class_column, require_file
+from data_modules.metadata import class_column, read_text, require_file
 
 REMEDY = "Pass --data.root with the folder of train.tsv, train.lbl, eval.tsv, eval.lbl and label_descriptors.csv."
 
@@ -24,7 +25,7 @@ def read_descriptors(path: Path) -> tuple[list[str], dict[str, int]]:
     require_file(path, "Label descriptors", REMEDY)
     names: list[str] = []
     columns: dict[str, int] = {}
-    with path.open(newline="", encoding="utf-8-sig") as file:
+    with StringIO(read_text(path, "Label descriptors"), newline="") as file:
         reader = csv.reader(file)
         for row in reader:
             if not row:
@@ -52,7 +53,7 @@ def read_labels(path: Path, names: Sequence[str], columns: dict[str, int]) -> li
     Raises:
         ValueError: If the file is missing, has another number of lines than the manifest, or a line is wrong.
     """
-    lines = require_file(path, "Labels", REMEDY).read_text(encoding="utf-8").splitlines()
+    lines = read_text(require_file(path, "Labels", REMEDY), "Labels").splitlines()
     lines = [line for line in lines if line.strip()]
     if len(lines) != len(names):
         raise ValueError(

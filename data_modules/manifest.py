@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.folder import FolderDataModule
+from data_modules.metadata import read_text
 
 
 def read_manifest(path: str | Path) -> tuple[Path, list[str]]:
@@ -23,7 +24,7 @@ def read_manifest(path: str | Path) -> tuple[Path, list[str]]:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"Manifest '{path}' does not exist. Pass --data.manifest with the path of a TSV file.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = read_text(path, "Manifest").splitlines()
     if not lines or not lines[0].strip():
         raise ValueError(f"Manifest '{path}', line 1: is empty. Write the root folder there.")
     if "\t" in lines[0]:

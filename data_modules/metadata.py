@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 
 
@@ -15,6 +16,21 @@ def require_file(path: Path, what: str, remedy: str) -> Path:
     if not path.is_file():
         raise ValueError(f"{what} not found: there is no file '{path}'. {remedy}")
     return path
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a list that comes with a data set, without a byte-order mark, which some editors put first.
+
+    Raises:
+        ValueError: If it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + path.read_bytes()[: error.start].count(b"\n")
+        raise ValueError(
+            f"{what} '{path}', line {line}: is not UTF-8 ({error.reason}). Save the file with the encoding UTF-8."
+        ) from error
 
 
 def read_table(
@@ -36,14 +52,7 @@ def read_table(
         ValueError: If the file is missing, is not UTF-8, lacks a column, is empty, or a row is too short.
     """
     require_file(path, what, remedy)
-    try:
-        path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        line = 1 + path.read_bytes()[: error.start].count(b"\n")
-        raise ValueError(
-            f"{what} '{path}', line {line}: is not UTF-8 ({error.reason}). Save the file with the encoding UTF-8."
-        ) from error
-    with path.open(newline="", encoding="utf-8-sig") as file:  # some editors put a byte-order mark first
+    with StringIO(read_text(path, what), newline="") as file:
         reader = csv.DictReader(file, delimiter=delimiter)
         reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
         if missing := [column for column in columns if column not in reader.fieldnames]:

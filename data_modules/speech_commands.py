@@ -12,7 +12,7 @@ import soundfile
 from data_modules.base import require_folder
 from data_modules.labelled import LabelledDataModule
 from data_modules.listing import ClipTable, find_listed, label_matrix
-from data_modules.metadata import class_column, require_file
+from data_modules.metadata import class_column, read_text, require_file
 from sslam.audio_files import audio_files_below
 
 WORDS = (  # noqa: SIM905, a list literal would take a line per name
@@ -118,7 +118,7 @@ class SpeechCommandsDataModule(LabelledDataModule):
     def _read_list(self, path: Path) -> list[Clip]:
         require_file(path, "List of Speech Commands", "Pass --data.root with the folder of the unpacked archive.")
         words = {word: self._column(word) for word in self.words}
-        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), start=1)
+        lines = enumerate(read_text(path, "List of Speech Commands").splitlines(), start=1)
         return [
             Clip(text.strip(), class_column(text.partition("/")[0], words, path, line))
             for line, text in lines

@@ -8,7 +8,7 @@ from data_modules.base import require_folder
 from data_modules.events import Event, labels_of, polyphony_of, read_span
 from data_modules.labelled import LabelledDataModule
 from data_modules.listing import ClipTable, find_listed
-from data_modules.metadata import class_column
+from data_modules.metadata import class_column, read_text
 
 CLASS_NAMES = (  # noqa: SIM905, a list literal would take a line per name
     "air_conditioner car_horn children_playing dog_bark drilling engine_idling gun_shot jackhammer siren street_music"
@@ -23,7 +23,7 @@ def read_annotation(path: Path, columns: dict[str, int]) -> list[Event]:
         ValueError: If a line has not these three fields, or its label is unknown.
     """
     events = []
-    for line, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for line, text in enumerate(read_text(path, "Annotation").splitlines(), start=1):
         if not text.strip():
             continue
         fields = text.split("\t")

@@ -108,6 +108,12 @@ def write_bad_file(folder: Path, kind: str, extension: str = "wav") -> Path:
         soundfile.write(path, np.zeros(0), RATE)
     elif kind == "silent":
         soundfile.write(path, np.zeros(RATE), RATE)
+    elif kind == "absurd":
+        soundfile.write(path, np.where(np.arange(RATE) == 77, 1e30, tone(1.0)), RATE, subtype="FLOAT")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "endless":
+        path.symlink_to("/dev/zero")
     elif kind == "nan":
         path = path.with_suffix(".wav")
         soundfile.write(path, np.where(np.arange(RATE) == 77, np.nan, tone(1.0)), RATE, subtype="FLOAT")
@@ -130,6 +136,9 @@ def write_bad_file(folder: Path, kind: str, extension: str = "wav") -> Path:
         ("headless", r"empty \(a header without samples\)"),
         ("silent", "silent: no sample reaches -120 dBFS"),
         ("nan", "it holds NaN or infinite samples"),
+        ("absurd", "its samples reach 1e.30, and at most 1000 .* is taken"),
+        ("pipe", "no regular file"),
+        ("endless", "no regular file"),
         ("one-sample", "too short: 1 samples at 16000 Hz, and at least 25 ms are needed"),
         ("wrong-rate", "its header gives a sample rate of 1 Hz, outside 1000-768000 Hz"),
     ],

@@ -15,10 +15,10 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         write: Writes to the path that it is given, which ends in ``.partial`` and is in the folder of ``path``.
 
     Raises:
-        OSError: If the folder cannot be written to, or the disk is full, also where ``write`` says so in its own kind of
-            error. What else it raises is passed on. Nothing is left then.
+        OSError: If the folder cannot be written to, or the disk is full, also where ``write`` says so in its own
+            kind of error. What else it raises is passed on. Nothing is left then.
     """
-    partial = path.with_name(f".{path.name[:200]}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name[:50]}.{os.getpid()}.partial")
     try:
         write(partial)
         with partial.open("rb+") as stream:

@@ -147,8 +147,8 @@ def decode_whole_file(path: str | Path) -> WholeFile:
     A file that breaks off is repaired: what can be decoded is kept.
 
     Raises:
-        AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, is not finite, or is beyond
-            +60 dBFS.
+        AudioFileError: If the file is missing, empty, unreadable, has an impossible sample rate, is not finite, or is
+            beyond +60 dBFS.
     """
     path = str(path)
     file, notes = _open(path)
@@ -173,6 +173,8 @@ def _checked_peak(path: str, frames: NDArray[Any]) -> float:
 
 def _open(path: str) -> tuple[soundfile.SoundFile | DecodedFile, list[str]]:
     """The open file, and what its decoder says of it."""
+    if not Path(path).is_file():  # a pipe would never end, nor a link to a device
+        raise AudioFileError(path, "no regular file" if Path(path).exists() else "no such file")
     if path.lower().endswith(FFMPEG_EXTENSIONS):
         try:
             return open_with_ffmpeg(path), []
@@ -182,9 +184,6 @@ def _open(path: str) -> tuple[soundfile.SoundFile | DecodedFile, list[str]]:
         with decoder_notes() as notes:
             file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: the extension .raw
-        # The cause is looked for only here: a good file costs no look at the disk beside opening it.
-        if not Path(path).is_file():
-            raise AudioFileError(path, "no such file") from error
         if Path(path).stat().st_size == 0:
             raise AudioFileError(path, "empty (0 bytes)") from error
         reason = getattr(error, "error_string", "").strip().rstrip(".").lower()

@@ -29,6 +29,8 @@ class StatedSize(NamedTuple):
 
 def stated_size(path: str) -> StatedSize:
     """Size by the file's header; zeros where there is none to read."""
+    if not Path(path).is_file():
+        return StatedSize(0, 0, 0)
     try:
         with decoder_notes(), soundfile.SoundFile(os.fsencode(path)) as file:
             return StatedSize(file.samplerate, file.frames, file.channels)
@@ -57,7 +59,7 @@ def audio_files_below(root: str | Path) -> Iterator[str]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir():
+                    if _is_folder(entry):
                         # Links come last, so that a folder has its own path wherever that lies below the root too.
                         (pending.appendleft if entry.is_symlink() else pending.append)(entry.path)
                     elif entry.name.lower().endswith(AUDIO_EXTENSIONS):
@@ -68,6 +70,13 @@ def audio_files_below(root: str | Path) -> Iterator[str]:
                 "Give yourself the right to read it if they are wanted.",
                 stacklevel=2,
             )
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
 
 
 def find_audio_files(paths: Iterable[str]) -> dict[str, str]:
@@ -88,7 +97,11 @@ def find_audio_files(paths: Iterable[str]) -> dict[str, str]:
             for name in audio_files_below(path):
                 found.setdefault(os.path.join(path, name), name)  # noqa: PTH118, a Path per file is ten times slower
         else:
-            raise UsageError(f"There is no file or folder {path}. Give audio files, or folders of them.")
+            raise UsageError(
+                f"{path} is neither a regular file nor a folder. Give audio files, or folders of them."
+                if path.exists()
+                else f"There is no file or folder {path}. Give audio files, or folders of them."
+            )
     if not found:
         raise UsageError(
             f"No audio file in {', '.join(paths)}: looked for {', '.join(AUDIO_EXTENSIONS)}. Give a folder that holds "
@@ -102,6 +115,17 @@ def as_text(name: str) -> str:
     return name.encode(errors="backslashreplace").decode()
 
 
+def in_csv(text: str) -> str:
+    """A text for a CSV file that a spreadsheet does not take for a formula: such a one is put behind an apostrophe."""
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
 def add_bad_files(path: Path, problems: Sequence[FileProblem]) -> None:
     """Add lines to a CSV file with the columns path, reason and action, which is made with its folder if need be."""
     if not problems:
@@ -111,4 +135,4 @@ def add_bad_files(path: Path, problems: Sequence[FileProblem]) -> None:
         writer = csv.writer(stream)
         if stream.tell() == 0:
             writer.writerow(FileProblem._fields)
-        writer.writerows(problems)
+        writer.writerows([in_csv(text) for text in problem] for problem in problems)

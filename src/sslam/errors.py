@@ -11,6 +11,11 @@ class CheckpointError(UsageError):
     """A checkpoint cannot be used; the message names the value, the rule and the remedy."""
 
 
+def for_terminal(text: str) -> str:
+    """A message without the characters that a terminal would obey; the ends of its lines stay."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
+
+
 def printable(value: object, limit: int = 200) -> str:
     """Text from a foreign file for a message: no control characters that a terminal would obey, not endless."""
     # reprlib, because a small pickle can hold a structure whose full text fills the memory.

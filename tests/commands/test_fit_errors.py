@@ -1,8 +1,14 @@
 """Every mistake on the command line is answered in a line or two, with exit code 2, without usage and traceback."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 
 from sslam.__main__ import main
 
@@ -87,7 +93,7 @@ def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         # value
         (["--model.encoder.width", "30"], "width must be a multiple of"),
         (["--data.batch_size", "0"], "batch_size must be at least 1, got 0."),
-        (["--trainer.devices", "0"], "not a valid input"),
+        (["--trainer.devices", "0"], "trainer.devices must be at least 1, -1 for all"),
         (["--checkpoint.every_n_train_steps", "0"], "checkpoint.every_n_train_steps must be at least 1, got 0."),
         (["--run_id", "a/b"], "--run_id must be a folder name"),
         (["--trainer.accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches must be at least 1, got 0."),
@@ -129,6 +135,95 @@ def test_fit__a_mistake_is_explained(args: list[str], message: str, capsys: pyte
 def test_fit__a_mistake_in_a_yaml_is_explained(content: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("mine.yaml").write_text(content)
     assert message in complaint(["fit", *SMOKE, "--config", "mine.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("trainer:\n#  max_steps: 3\n", "mine.yaml: trainer has nothing below it. Remove the line, or write"),
+        ("model: &a\n  x: *a\n", "mine.yaml has aliases that make it endless or huge. Write out what they"),
+        (
+            "a0: &a0 [1, 1]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)),
+            "endless or huge",
+        ),
+        ("[" * 5000, "mine.yaml"),
+        ("# " + "x" * 2_000_000, "mine.yaml must be a YAML file of at most 1 MiB"),
+    ],
+)
+def test_fit__a_yaml_that_would_never_end_is_refused(
+    content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mine.yaml").write_text(content)
+    assert message in complaint(["fit", *SMOKE, "--config", "mine.yaml"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--ckpt_path", "pipe.ckpt"], "pipe.ckpt is no regular file, and so no checkpoint."),
+        (["--ckpt_path", "folder"], "folder is a folder and no checkpoint. Give a file in it"),
+        (["--ckpt_path", "s3://bucket/x.ckpt"], "s3://bucket/x.ckpt cannot be read (Install s3fs"),
+        (["--ckpt_path", "damaged.ckpt"], "damaged.ckpt is not a checkpoint that a run can go on from."),
+        (["--ckpt_path", "nan.ckpt"], "nan.ckpt: The weights encoder.weight are NaN or infinite"),
+        (["--seed_everything", "-1"], "seed_everything must be between 0 and 4294967295, got -1."),
+        (["--trainer.devices", "-5"], "trainer.devices must be at least 1, -1 for all, or auto, got -5."),
+        (["--trainer.devices", "9999"], "processes on this machine's processor, got 9999."),
+        (["--model.betas", "[2.0, 0.9]"], "Invalid beta parameter at index 0: 2.0"),
+        (["--run_id", "a" * 300], "--run_id must have at most 200 characters, got 300."),
+        (["--trainer.gradient_clip_val", "-1"], "trainer.gradient_clip_val must be at least 0, or null"),
+        (["--trainer.limit_train_batches", "0"], "trainer.limit_train_batches must be greater than 0, got 0"),
+        (["--model.frontend.sample_rate", "32000"], "model.frontend: sample_rate must be 16000, the rate of"),
+        (
+            ["--trainer.callbacks", "[{class_path: EarlyStopping, init_args: {monitor: val/none}}]"],
+            "Early stopping conditioned on metric `val/none` which is not available.",
+        ),
+    ],
+)  # fmt: skip
+def test_fit__a_value_out_of_range_is_said_in_a_line(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo("pipe.ckpt")
+    Path("folder").mkdir()
+    Path("damaged.ckpt").write_bytes(b"PK\x03\x04" + b"x" * 100)
+    torch.save({"state_dict": {"encoder.weight": torch.tensor([1.0, float("nan")])}}, "nan.ckpt")
+    assert message in complaint(["fit", *SMOKE, *args], capsys)
+
+
+def test_fit__a_mistake_in_a_worker_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch makes of it: the worker's traceback as a text."""
+    folder = Path("recordings")
+    folder.mkdir()
+    for number in range(4):
+        soundfile.write(folder / f"{number}.wav", np.sin(np.arange(32000)), 16000)
+    code = "import sys; from data_modules import base; from sslam.__main__ import main\n"
+    code += "def fail(*_): raise AssertionError\n"
+    code += (
+        "base.AudioFileDataset.__getitem__ = lambda *_: base.require_folder('nowhere')\nsys.exit(main(sys.argv[1:]))"
+    )
+    data = ["--config", "experiments/data/folder.yaml", "--data.root", "recordings", "--data.num_workers", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "fit", *SMOKE, *data], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "sslam fit: Audio folder 'nowhere' does not exist. Pass --data.root" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ([*SMOKE, "--model.encoder", "block.yaml"], "block.yaml: unknown key init_args.widht. Did you mean width?"),
+        ([*SMOKE, "--model.encoder", "broken.yaml"], "broken.yaml, line 3: not valid YAML"),
+        ([*SMOKE, "--model", "sslam.networks.AudioViT"], "model: sslam.networks.AudioViT does not fit"),
+        ([*SMOKE[2:], *SMOKE[:2]], "give the --config that names it before the one that changes it."),
+    ],
+)
+def test_fit__a_mistake_in_a_block_or_in_the_order(
+    args: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("block.yaml").write_text("class_path: sslam.networks.AudioViT\ninit_args: {widht: 3}\n")
+    Path("broken.yaml").write_text("class_path: sslam.networks.AudioViT\ninit_args: {width: [\n")
+    assert message in complaint(["fit", *args], capsys)
 
 
 def test_fit__without_a_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,7 +60,7 @@ def test_fit__a_picture_that_fails_is_a_warning(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("callbacks.PretrainingPicture.draw", fail)
     monkeypatch.setattr("callbacks.loss_curves.draw_curves", fail)
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="could not be made") as warned:
         assert main([*RUN, "--run_id", "pale"]) == 0
     said = {str(warning.message) for warning in warned}
     ending = " could not be made (MemoryError: no room for a figure). The run goes on."

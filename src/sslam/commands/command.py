@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sslam.commands.child_process import Ended
 from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, OF_SIGNAL, USERS_MISTAKE
-from sslam.errors import UsageError
+from sslam.errors import UsageError, for_terminal
 
 if TYPE_CHECKING:
     import torch
@@ -163,7 +163,7 @@ def run(program: str, work: Callable[[], int], after_interruption: str = "") -> 
     """
 
     def say(message: object, *_: Any) -> None:
-        sys.stderr.write(f"{program}: {message}\n")
+        sys.stderr.write(for_terminal(f"{program}: {message}\n"))
 
     with warnings.catch_warnings():
         warnings.showwarning = say  # type: ignore[assignment]  # it has more arguments

@@ -5,6 +5,8 @@ YAML files name methods, data modules and callbacks; what is particular to a met
 
 import logging
 import math
+import os
+import re
 import shlex
 import signal
 import sys
@@ -19,14 +21,14 @@ import torch
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from callbacks import StopOnSignal, StoppedBySignal, TrainingProgress
 from sslam.commands.command import CHECKING_MODULES, is_users_mistake, new_run_id
-from sslam.commands.exit_codes import DONE, INTERRUPTED, OF_SIGNAL, USERS_MISTAKE
+from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, OF_SIGNAL, USERS_MISTAKE
 from sslam.commands.fitting.class_paths import find_method
 from sslam.commands.fitting.config_files import experiment_name, locate_config_files
 from sslam.commands.fitting.error_messages import ShortErrorParser
@@ -47,7 +49,7 @@ from sslam.commands.fitting.run_folder import (
     hyperparameters,
     unused,
 )
-from sslam.errors import UsageError
+from sslam.errors import UsageError, for_terminal
 
 WANDB_REMEDY = "Run `wandb login` once, or keep the log on this machine: --trainer.logger.init_args.offline true."
 
@@ -107,7 +109,10 @@ class SSLAMCommandLine(LightningCLI):
         self.args = list(args)
         # Without Lightning's warning that the process has arguments too: they are these.
         self.config = parser.parse_args(args)
-        check_trainer_options(self.config.subcommand, self.config[self.config.subcommand].trainer)
+        config = self.config[self.config.subcommand]
+        check_trainer_options(self.config.subcommand, config.trainer)
+        if not isinstance(config.seed_everything, bool) and not 0 <= (config.seed_everything or 0) < 2**32:
+            raise UsageError(f"seed_everything must be between 0 and {2**32 - 1}, got {config.seed_everything}.")
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyper-parameters replace the config's here.
@@ -235,6 +240,12 @@ def check_trainer_options(subcommand: str, trainer: Namespace) -> None:
         raise UsageError(
             f"trainer.gradient_clip_val must be at least 0, or null for no clipping, got {trainer.gradient_clip_val}."
         )
+    number = int(trainer.devices) if re.fullmatch(r"[+-]?\d+", str(trainer.devices)) else None
+    if number is not None and (number == 0 or number < -1):
+        raise UsageError(f"trainer.devices must be at least 1, -1 for all, or auto, got {number}.")
+    most = max(8, os.cpu_count() or 1)
+    if trainer.accelerator == "cpu" and number is not None and number > most:
+        raise UsageError(f"trainer.devices must be at most {most} processes on this machine's processor, got {number}.")
     limit = {"fit": "train", "validate": "val"}.get(subcommand, subcommand)
     if trainer[f"limit_{limit}_batches"] == 0:
         raise UsageError(
@@ -272,14 +283,42 @@ def is_of_wandb(error: BaseException) -> bool:
     return type(error).__module__.startswith("wandb.")
 
 
+def is_of_early_stopping(error: BaseException) -> bool:
+    """Whether a metric that training is to stop by is not there, or has become infinite."""
+    return isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric")
+
+
+def mistake_in_worker(error: BaseException) -> UsageError | None:
+    """The check of ours that has failed in a process that reads clips; torch hands over its traceback as a text."""
+    if not re.match(r"Caught \w*Error in DataLoader worker process", str(error)):
+        return None
+    files = re.findall(r'^ *File "(.+?)", line', str(error), re.MULTILINE)
+    ours = tuple(str(Path(sys.modules[name].__path__[0]).resolve()) for name in ("sslam", "data_modules"))
+    if not isinstance(error, ValueError | OSError) or not files or not files[-1].startswith(ours):
+        return None
+    return UsageError(str(error).strip().splitlines()[-1].partition(": ")[2])
+
+
+def has_lost_a_process(error: BaseException) -> bool:
+    """Whether another process of the run has ended, as the backends say it."""
+    said = (
+        r"Connection (closed|reset) by peer|Broken pipe|Connection refused|remote process|NCCL.*(abort|timeout|remote)"
+    )
+    return isinstance(error, RuntimeError) and re.search(said, str(error)) is not None
+
+
 def users_mistake_behind(error: BaseException) -> BaseException | None:
     """The user's mistake that led to an error, or None; jsonargparse wraps what a nested class's constructor raises."""
-    checking_modules = (*CHECKING_MODULES, "lightning.pytorch.trainer.connectors.")  # these check its arguments
+    # These check arguments.
+    checking_modules = (*CHECKING_MODULES, "lightning.pytorch.trainer.connectors.", "torch.optim.")
     cause: BaseException | None = error
     while cause is not None:
-        is_known = isinstance(cause, MisconfigurationException) or is_of_wandb(cause)
-        if is_known or is_users_mistake(cause, checking_modules):
+        is_known = isinstance(cause, MisconfigurationException) or is_of_wandb(cause) or is_of_early_stopping(cause)
+        is_of_the_disk = isinstance(cause, OSError) and cause.errno is not None  # a library that is missing has none
+        if is_known or is_of_the_disk or is_users_mistake(cause, checking_modules):
             return cause
+        if (in_worker := mistake_in_worker(cause)) is not None:
+            return in_worker
         cause = cause.__cause__
     return None
 
@@ -326,9 +365,13 @@ def main(args: Sequence[str]) -> int:
         raise
     except Exception as error:
         mistake = users_mistake_behind(error)
+        if mistake is None and has_lost_a_process(error):
+            reason = str(error).strip().splitlines()[-1]
+            print(f"sslam {args[0]}: another process of the run has ended ({reason}).", file=sys.stderr)
+            return FAILED
         if mistake is None:
             raise
         remedy = f" {WANDB_REMEDY}" if is_of_wandb(mistake) else ""
-        print(f"sslam {args[0]}: {mistake}{remedy}", file=sys.stderr)
+        print(for_terminal(f"sslam {args[0]}: {mistake}{remedy}"), file=sys.stderr)
         return USERS_MISTAKE
     return DONE

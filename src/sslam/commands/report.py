@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sslam.commands.command import CommandParser, main_of
 from sslam.commands.exit_codes import DONE
-from sslam.errors import UsageError
+from sslam.errors import UsageError, for_terminal
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -37,10 +37,12 @@ def report(runs: list[Path], output: Path) -> int:
 
     records, problems = read_records(runs)
     for problem in problems:
-        sys.stderr.write(f"sslam report: {problem}\n")
+        sys.stderr.write(for_terminal(f"sslam report: {problem}\n"))
     if not records:
         raise UsageError("there are no results to report.")
     # matplotlib takes a second, which a wrong folder need not wait for.
+    from matplotlib import rc_context
+
     from sslam.report.comparison import Comparison
     from sslam.report.page import write_page
     from sslam.report.tables import build_table
@@ -52,10 +54,11 @@ def report(runs: list[Path], output: Path) -> int:
         output.mkdir(parents=True, exist_ok=True)
         (output / "table.csv").write_text(csv_text(comparison), encoding="utf-8")
         (output / "table.md").write_text(f"{text}\n{origins_markdown(comparison)}", encoding="utf-8")
-        page, *_ = write_page(output, comparison, problems)
+        with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+            page, *_ = write_page(output, comparison, problems)
     except OSError as error:
         raise UsageError(f"{output} cannot be written ({error}). Choose another --output.") from error
-    sys.stdout.write(f"{text}\nwritten: {page}, {output / 'table.csv'}, {output / 'table.md'}\n")
+    sys.stdout.write(f"{for_terminal(text)}\nwritten: {page}, {output / 'table.csv'}, {output / 'table.md'}\n")
     return DONE
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sslam.audio_files import as_text
+from sslam.audio_files import as_text, in_csv
 from sslam.embedding.parts import Merged
 
 PLACES = {"time": pa.float64(), "frequency_row": pa.int64()}  # of a row in its file, in seconds and from the lowest up
@@ -85,8 +85,8 @@ def write_tags(path: Path, files: list[str], merged: Merged, about: Mapping[str,
         for row, file in enumerate(file_of_row.tolist()):
             place = [f"{merged.columns[name][row]:.3f}" for name in ("start", "end")] if is_over_time else []
             number = int(classes[row])
-            label = labels[number] if labels else number
-            writer.writerow((files[file], *place, row % about["tags"] + 1, label, f"{scores[row]:.6g}"))
+            label = in_csv(labels[number]) if labels else number
+            writer.writerow((in_csv(files[file]), *place, row % about["tags"] + 1, label, f"{scores[row]:.6g}"))
 
 
 WRITERS: dict[str, Writer] = {".npz": write_npz, ".parquet": write_parquet, ".csv": write_tags}

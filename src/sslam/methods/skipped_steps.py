@@ -45,14 +45,14 @@ class SkippedSteps:
         step = method.global_step
         if self._in_a_row == self.most_in_a_row:
             raise ValueError(
-                f"The gradients of {self._in_a_row} steps in a row, the last of them step {step}, are not finite, so the "
-                f"run stops. Look at the clips of these batches ({self._names(method)}), or go on from the last "
+                f"The gradients of {self._in_a_row} steps in a row, the last of them step {step}, are not finite, so "
+                f"the run stops. Look at the clips of these batches ({self._names(method)}), or go on from the last "
                 "checkpoint with a lower learning rate or a longer warm-up."
             )
         if self.count in (1, 10, 100, 1000):
             warnings.warn(
-                f"The gradients of step {step} are not finite, so it changes no weight ({self.count} such steps so far; "
-                f"{self.most_in_a_row} in a row end the run).",
+                f"The gradients of step {step} are not finite, so it changes no weight ({self.count} such steps so "
+                f"far; {self.most_in_a_row} in a row end the run).",
                 stacklevel=2,
             )
 

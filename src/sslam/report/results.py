@@ -202,6 +202,7 @@ class EvaluationRecord:
         return self
 
 
+LARGEST_RECORD = 256 << 20  # bytes
 RECORD = TypeAdapter(EvaluationRecord)
 
 
@@ -261,6 +262,8 @@ def read_record(path: Path) -> EvaluationRecord:
     Raises:
         RecordError: If it cannot be read, or is not what :func:`write_record` writes.
     """
+    if not path.is_file() or path.stat().st_size > LARGEST_RECORD:
+        raise RecordError(f"{path} is no results file: no regular file of at most {LARGEST_RECORD >> 20} MiB.")
     try:
         return RECORD.validate_json(path.read_bytes())
     except OSError as error:

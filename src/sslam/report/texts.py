@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from io import StringIO
 
+from sslam.audio_files import in_csv
 from sslam.report.comparison import Comparison, Difference
 from sslam.report.intervals import no_interval
 from sslam.report.tables import METRICS, SHORT_HASH, Column, Metric, Row
@@ -84,7 +85,7 @@ def csv_text(comparison: Comparison) -> str:
     file = StringIO()
     writer = csv.DictWriter(file, fieldnames=list(lines[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: in_csv(value) for key, value in line.items()} for line in lines)
     return file.getvalue()
 
 

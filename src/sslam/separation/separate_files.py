@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from matplotlib import rc_context
 from tqdm.auto import tqdm
 
 from sslam.audio import AudioFileError, FileProblem, Waveform, WholeFile, decode_whole_file
@@ -28,6 +29,7 @@ from sslam.separation.waveform import (
     too_short,
 )
 
+LONGEST_NAME = 255  # bytes that file systems take
 PARTIAL = ".partial"
 LARGEST_WAV = 4 * 10**9  # bytes; what is larger is written as RF64, which readers of wav files know
 
@@ -70,7 +72,7 @@ def find_inputs(paths: Iterable[str], output: Path) -> list[InputFile]:
     """
     output = output.resolve()
     found = find_audio_files(paths).items()
-    files = [InputFile.at(path, name) for path, name in found if not Path(path).resolve().is_relative_to(output)]
+    files = [InputFile.at(path, name) for path, name in found if output not in Path(os.path.realpath(path)).parents]
     if not files:
         raise UsageError(f"All audio files are in the output folder {output}. Give another folder for the output.")
     by_name: dict[Path, InputFile] = {}
@@ -166,6 +168,10 @@ def write_outputs(
     """
     partials = [output.with_name(output.name + PARTIAL) for output in outputs]
     sources = partials[:-1] if wanted.pictures else partials
+    if max(len(os.fsencode(partial.name)) for partial in partials) > LONGEST_NAME:
+        return FileProblem(
+            file.path, f"its name is too long: those of its sources exceed {LONGEST_NAME} bytes", "skipped"
+        )
     try:
         partials[0].parent.mkdir(parents=True, exist_ok=True)
         write_sources(sources, audio, pieces)
@@ -212,5 +218,6 @@ def draw(path: Path, audio: WholeFile, sources: Iterable[Path], title: str) -> N
     """The picture of a file, of the means over channels; sources are read one by one, as they may be long."""
     read_back = (soundfile.read(os.fsencode(source), dtype="float32", always_2d=True)[0] for source in sources)
     means = (frames_TC.mean(axis=1) for frames_TC in read_back)
-    figure = separation_picture(audio.waveform_CT.mean(axis=0), means, audio.sample_rate, as_text(title))
-    figure.savefig(path, format="png")
+    with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+        figure = separation_picture(audio.waveform_CT.mean(axis=0), means, audio.sample_rate, as_text(title))
+        figure.savefig(path, format="png")

@@ -51,7 +51,7 @@ def test_separate__sources_add_up_to_every_good_file_and_the_bad_ones_are_listed
     assert list(listed) == sorted(listed)
     wavs = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()}
     expected = {f"{Path(name).with_suffix('')}_source{number}.wav" for name in GOOD for number in (1, 2)}
-    assert wavs == expected | {"bad_files.csv", "separation.jsonl"}
+    assert wavs == expected | {".lock", "bad_files.csv", "separation.jsonl"}
 
 
 def test_separate__sources_are_those_of_the_python_entry(recordings: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -112,16 +112,16 @@ def test_separate__real_recordings(tmp_path: Path) -> None:
 
 def test_separate__a_file_whose_sources_are_not_finite_is_listed(tmp_path: Path) -> None:
     separator = tiny_separator()
-    separator.encoder.weight.data *= 1e25
+    separator.encoder.weight.data *= 1e36
     checkpoint = save_separator(tmp_path / "diverged.ckpt", separator)
     (tmp_path / "recordings").mkdir()
     soundfile.write(tmp_path / "recordings" / "good.wav", np.zeros(RATE), RATE)
-    soundfile.write(tmp_path / "recordings" / "loud.wav", np.full(RATE, 1e20), RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "recordings" / "loud.wav", np.full(RATE, 900.0), RATE, subtype="FLOAT")
     output = tmp_path / "separated"
     assert separate(tmp_path / "recordings", checkpoint, output) == 0
     assert bad_files(output) == {
         str(tmp_path / "recordings" / "loud.wav"): (
-            "its sources are not finite; the largest sample of the file is 1e+20", "skipped",
+            "its sources are not finite; the largest sample of the file is 900", "skipped",
         )
     }  # fmt: skip
     assert {path.name for path in output.glob("*.wav*")} == {"good_source1.wav", "good_source2.wav"}
@@ -199,6 +199,35 @@ def test_separate__two_files_of_one_name_are_refused(
     error = capsys.readouterr().err
     assert f"The sources of {recordings / 'mono.flac'} and {recordings / 'mono.wav'} would have the same names" in error
     assert not (tmp_path / "separated").exists()
+
+
+def test_separate__links_in_a_circle_long_names_and_absurd_samples(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    soundfile.write(folder / "z.wav", noise(1).T, RATE)
+    soundfile.write(folder / f"{'a' * 240}.wav", noise(1).T, RATE)
+    soundfile.write(folder / "absurd.wav", np.where(np.arange(RATE) == 7, 1e30, 0.1), RATE, subtype="FLOAT")
+    (folder / "b.wav").symlink_to("c.wav")
+    (folder / "c.wav").symlink_to("b.wav")
+    (folder / "d").symlink_to("d")
+    (folder / "\x1b[31m.wav").touch()
+    (folder / "=1+1.wav").touch()
+    assert separate(folder, checkpoint, tmp_path / "separated") == 0
+    reasons = {path: reason for path, (reason, _) in bad_files(tmp_path / "separated").items()}
+    assert {Path(path).name[:10] for path in reasons} == {
+        "a" * 10,
+        "absurd.wav",
+        "b.wav",
+        "c.wav",
+        "\x1b[31m.wav",
+        "=1+1.wav",
+    }
+    assert reasons[str(folder / f"{'a' * 240}.wav")].startswith("its name is too long")
+    assert "at most 1000 (+60 dBFS)" in reasons[str(folder / "absurd.wav")]
+    assert {path.name for path in (tmp_path / "separated").glob("*.wav")} == {"z_source1.wav", "z_source2.wav"}
+    assert "\x1b" not in capsys.readouterr().err
 
 
 def test_separate__nothing_good_at_all(

@@ -1,6 +1,7 @@
 """Finds the YAML files that a command line names; without torch, so that a wrong name is answered at once."""
 
 import difflib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 
 import yaml
 
-from sslam.errors import UsageError
+from sslam.errors import UsageError, printable
 
+LARGEST_FILE = 1 << 20  # bytes
+MOST_NODES = 100_000
+SECTIONS = ("trainer", "model", "data", "checkpoint", "progress")
 PACKAGE_FOLDER = Path(__file__).resolve().parents[2]
 
 
@@ -57,16 +61,42 @@ def read_config_file(path: str) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise UsageError(missing_file_message(path))
+    if Path(path).stat().st_size > LARGEST_FILE:
+        raise UsageError(f"{path} must be a YAML file of at most {LARGEST_FILE >> 20} MiB. Give a config.")
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        if size_of_yaml(yaml.compose(text, Loader=yaml.SafeLoader)) > MOST_NODES:
+            raise UsageError(f"{path} has aliases that make it endless or huge. Write out what they stand for.")
+        content = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise UsageError(f"{path}, line {line}: not valid YAML: {error.problem}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a YAML text file: {error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path} is not a YAML text file: {printable(str(error))}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path} is nested too deeply. Give a config.") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} must be a mapping such as 'model: ...', got {type(content).__name__}.")
+    if empty := [key for key in SECTIONS if key in content and content[key] is None]:
+        raise UsageError(f"{path}: {empty[0]} has nothing below it. Remove the line, or write a setting below it.")
     return content
+
+
+def size_of_yaml(root: yaml.Node | None) -> float:
+    """Values in a document when every alias is written out; infinite if one stands for what it is in."""
+    sizes: dict[int, float] = {}
+
+    def size(node: Any) -> float:
+        if id(node) not in sizes:
+            sizes[id(node)] = math.inf  # until it is known: whoever asks meanwhile is within it
+            parts = node.value if isinstance(node, yaml.SequenceNode | yaml.MappingNode) else []
+            parts = [part for pair in parts for part in pair] if isinstance(node, yaml.MappingNode) else parts
+            sizes[id(node)] = 1 + sum(map(size, parts))
+        return sizes[id(node)]
+
+    return size(root)
 
 
 def composed_files(path: str, within: tuple[str, ...] = ()) -> list[str]:

@@ -15,7 +15,10 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from sslam.commands.fitting.class_paths import classes_in, find_class, known_classes
-from sslam.commands.fitting.config_files import missing_file_message, nearest
+from sslam.commands.fitting.config_files import missing_file_message, nearest, read_config_file
+from sslam.errors import UsageError, for_terminal
+
+LONGEST_MESSAGE = 1500  # what was given may be a whole file
 
 
 @dataclass
@@ -140,6 +143,23 @@ def explain_argument_of_class(reason: Reason, name: str) -> str:
     return f"Unknown key {key}. {suggest(name.removeprefix(outer + dot), choices, f'{class_name} has')}"
 
 
+def explain_block(key: str, path: str) -> str:
+    """What is wrong with a YAML file that stands for a class and its arguments."""
+    try:
+        block = read_config_file(path)
+    except UsageError as error:
+        return str(error)
+    class_path = str(block.get("class_path"))
+    if not inspect.isclass(find_class(class_path)):
+        return f"{path}: class_path must name a class for {key}, got {class_path}."
+    keys = keys_of(class_parser(class_path))
+    given = block.get("init_args") or {}
+    for name in given if isinstance(given, dict) else ():
+        if name not in keys and not any(known.startswith(f"{name}.") for known in keys):
+            return f"{path}: unknown key init_args.{name}. {suggest(name, keys, f'{class_path} has')}"
+    return f"{path}: a value below init_args is wrong for {class_path}, or the class does not fit {key}."
+
+
 def explain(message: str, parser: ArgumentParser) -> str:
     """One or two lines that replace a report of jsonargparse.
 
@@ -168,6 +188,11 @@ def explain(message: str, parser: ArgumentParser) -> str:
     deepest = [reason for reason in found_reasons if len(reason.keys) + len(reason.classes) == depth]
     first = deepest[0]
 
+    for reason in found_reasons:
+        said = f"{reason.text} {' '.join(given)}"
+        if found := re.search(r"loop detected: (\S+) -> |NestedArg\(.*val='([^']+\.ya?ml)'\)", said):
+            return explain_block(reason.key, found[1] or found[2])
+
     for reason in deepest:
         if found := re.match(r"the following arguments are required: (.+)", reason.text):
             return explain_required(reason, found[1])
@@ -194,7 +219,9 @@ def explain(message: str, parser: ArgumentParser) -> str:
         value = given[0] if given else "this value"
         if value == "None":
             return f"{first.key}: expected {shown(annotation_of(first, parser))}, got null."
-        suggestion = nearest(value, choices)
+        if inspect.isclass(find_class(value)):
+            return explain_class(Reason(first.keys, first.classes, "not a subclass of"), value, parser)
+        suggestion = nearest(value, [choice for choice in choices if choice != value])
         remedy = f" Did you mean {suggestion}?" if suggestion else ""
         return f"{first.key}: expected {' or '.join(choices)}, got {value}.{remedy}"
     return f"{first.key}: {first.text}" if first.keys else message.strip()
@@ -230,4 +257,7 @@ class ShortErrorParser(LightningArgumentParser):
         if self._subcommands_action is not None and chosen in self._subcommands_action.choices:
             parser = self._subcommands_action.choices[chosen]
         command = f"sslam {parser.subcommand}" if hasattr(parser, "subcommand") else "sslam"
-        self.exit(2, f"{command}: {explain(message, parser)}\n")
+        explained = explain(message, parser).rstrip()
+        if re.fullmatch(r"Unknown key (model|data)\.init_args\.\S+", explained):
+            explained += " No class is known yet: give the --config that names it before the one that changes it."
+        self.exit(2, for_terminal(f"{command}: {explained[:LONGEST_MESSAGE]}\n"))

@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 import torch.distributed
+from lightning.fabric.utilities.cloud_io import get_filesystem
 from torch import Tensor
 
 from sslam.checkpoints.contents import naming, require_finite
@@ -16,6 +17,8 @@ from sslam.commands.fitting.config_files import nearest
 from sslam.commands.fitting.run_folder import RunFolder
 from sslam.errors import UsageError
 from sslam.methods.method import Method
+
+PARTS_OF_A_FOLDER = (".metadata", "meta.pt", "latest")  # of checkpoints that some strategies write as folders
 
 
 def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) -> str | None:
@@ -33,7 +36,10 @@ def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) 
     Raises:
         UsageError: If the checkpoint is missing or the word has no meaning here.
     """
-    if ckpt_path == "hpc" or ckpt_path.startswith("registry") or "://" in ckpt_path:
+    if ckpt_path == "hpc" or ckpt_path.startswith("registry"):
+        return ckpt_path
+    if "://" in ckpt_path:
+        require_address(ckpt_path)
         return ckpt_path
     if ckpt_path == "best":
         raise UsageError(
@@ -58,7 +64,26 @@ def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) 
         suggestion = nearest(ckpt_path, neighbours) or (neighbours[-1] if neighbours else None)
         remedy = f"Did you mean {suggestion}?" if suggestion else f"The folder {folder} has no checkpoint."
         raise UsageError(f"There is no checkpoint {ckpt_path}. {remedy}")
+    if Path(ckpt_path).is_dir() and not any((Path(ckpt_path) / name).exists() for name in PARTS_OF_A_FOLDER):
+        raise UsageError(f"{ckpt_path} is a folder and no checkpoint. Give a file in it, such as .../last.ckpt.")
+    if not Path(ckpt_path).is_dir() and not Path(ckpt_path).is_file():
+        raise UsageError(f"{ckpt_path} is no regular file, and so no checkpoint. Give the path of one.")
     return ckpt_path
+
+
+def require_address(address: str) -> None:
+    """Looks for a checkpoint in a store before anything is built.
+
+    Raises:
+        UsageError: If there is none, or the store cannot be asked.
+    """
+    try:
+        is_there = get_filesystem(address).exists(address)
+    except Exception as error:  # every store has its own kinds
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{address} cannot be read ({reason}). Download the file and give its path.") from error
+    if not is_there:
+        raise UsageError(f"There is no checkpoint {address}. Give the address of one.")
 
 
 def load_checkpoint(path: str) -> dict[str, Any]:
@@ -128,7 +153,8 @@ def check_state_fits(
     """Refuses a checkpoint whose tensors the model cannot take.
 
     Raises:
-        UsageError: If weights are not finite; else names the differing hyper-parameters, or else the first tensors that do not fit.
+        UsageError: If weights are not finite; else names the differing hyper-parameters, or else the
+            first tensors that do not fit.
     """
     with naming(path):
         require_finite({name: value for name, value in checkpoint["state_dict"].items() if isinstance(value, Tensor)})

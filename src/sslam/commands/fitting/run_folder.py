@@ -27,6 +27,8 @@ from sslam.atomic_write import torch_save, write_whole
 from sslam.errors import UsageError
 from sslam.folder_lock import LOCK, lock_folder
 
+LONGEST_NAME = 200  # file systems take 255 bytes
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -47,6 +49,8 @@ class RunFolder:
 
     def __post_init__(self) -> None:
         for option, name in (("--experiment", self.experiment), ("--run_id", self.run_id)):
+            if len(name) > LONGEST_NAME:
+                raise UsageError(f"{option} must have at most {LONGEST_NAME} characters, got {len(name)}.")
             if not re.fullmatch(r"\w[\w.+=-]*", name):
                 raise UsageError(
                     f"{option} must be a folder name of letters, digits, '_', '-', '.', '+' and '=', got '{name}'."
