@@ -37,8 +37,8 @@ class CollapseMonitor(pl.Callback):
     student whose patch loss stays at or above that of the mean target of each place, which hears nothing.
 
     The method's ``training_step`` returns ``target_moments`` and ``prediction_moments``
-    (:class:`sslam.metrics.Moments`), and may return ``patch_losses`` (:class:`sslam.metrics.PatchLosses`); the method
-    has ``student`` and ``teacher.encoder``.
+    (:class:`sslam.metrics.Moments`; None where a stage has no targets), and may return ``patch_losses``
+    (:class:`sslam.metrics.PatchLosses`); the method has ``student`` and ``teacher.encoder``.
 
     Args:
         min_target_std: Lowest healthy standard deviation of the targets, >= 0. data2vec's code stops below 0.1.
@@ -100,6 +100,8 @@ class CollapseMonitor(pl.Callback):
         self._last_step = step
         module: Any = pl_module
         pl_module.log("train/ema_distance", relative_distance(module.student, module.teacher.encoder))
+        if isinstance(outputs, dict) and outputs.get("target_moments", outputs) is None:
+            return  # a stage without targets, as where clips are only told apart
         for quantity in self.thresholds:
             std = self._std_of_all_ranks(trainer, outputs, quantity)
             if trainer.world_size > 1:

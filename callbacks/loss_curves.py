@@ -15,6 +15,11 @@ PRETRAINING_PANELS = {
     "Patch loss": {"train/patch_loss": "training", "val/patch_loss": "held out"},
     "CLS loss": {"train/cls_loss": "training", "val/cls_loss": "held out"},
     "Source retention loss": {"train/source_retention_loss": "training", "val/source_retention_loss": "held out"},
+    "Source retention, CLS loss": {
+        "train/source_retention_cls_loss": "training",
+        "val/source_retention_cls_loss": "held out",
+    },
+    "Clips told apart": {"train/clip_contrast_loss": "training", "val/clip_contrast_loss": "held out"},
     "Patch loss in units of the position's; below 1 is content": {"train/patch_loss_above_position": ""},
     "Share of the targets' variance that position explains": {"train/position_share": ""},
     "Standard deviation": {"train/target_std": "targets", "train/prediction_std": "predictions"},

@@ -22,6 +22,8 @@ class Objectives:
         mixed_global: Global loss on the mixtures; None for as much as the local one, as published.
         source_retention_global: Global loss of both sources. The published code computes its target and leaves it out;
             with it the paper has 2, as in the local one.
+        clip_contrast: Telling clips apart by masked views (:class:`~sslam.clip_contrast.ClipContrast`), which the
+            published methods do not have; alone, a step needs neither decoder nor teacher.
     """
 
     unmixed: float = 1.0
@@ -30,10 +32,11 @@ class Objectives:
     unmixed_global: float | None = None
     mixed_global: float | None = None
     source_retention_global: float = 0.0
+    clip_contrast: float = 0.0
 
     def __post_init__(self) -> None:
         local_weights = [self.unmixed, self.mixed, self.source_retention]
-        weights = [*local_weights, self.unmixed_cls, self.mixed_cls, self.source_retention_global]
+        weights = [*local_weights, self.unmixed_cls, self.mixed_cls, self.source_retention_global, self.clip_contrast]
         if min(weights) < 0 or max(weights) == 0:
             raise ValueError(f"Objective weights must be >= 0 and at least one of them > 0, got {self}.")
 

@@ -109,6 +109,14 @@ class Frontend(Rebuildable):
         return max(1, int(self.frames_in(torch.tensor(num_samples))))
 
     @property
+    def log_scale(self) -> float:
+        """How much the natural logarithm of the power rises with the features by one; what they are divided by."""
+        raise UsageError(
+            f"{type(self).__name__} does not say what its features are divided by (log_scale), which the background "
+            "and level of a view need. Leave clip_contrast out, or add the property."
+        )
+
+    @property
     def crop_samples(self) -> int:
         """Samples that the frames hear: 15 600 for 96 frames of 25 ms every 10 ms."""
         return self.window_length + (self.num_frames - 1) * self.hop_length

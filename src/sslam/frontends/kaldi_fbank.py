@@ -55,6 +55,10 @@ class KaldiFbank(Frontend):
         frames = torch.div(num_samples - self.window_length, self.hop_length, rounding_mode="floor") + 1
         return frames.clamp(min=0)
 
+    @property
+    def log_scale(self) -> float:
+        return 2 * self.std
+
     def log_mel(self, waveform_BT: Tensor) -> Tensor:
         """Kaldi's fbank of waveforms (B, T), T at least one window, before padding and normalising: (B, L', F)."""
         spectrum_BLK2 = torch.view_as_real(self.spectrum(waveform_BT.unfold(1, self.window_length, self.hop_length)))

@@ -53,6 +53,45 @@ def nt_xent_loss(first_BD: Tensor, second_BD: Tensor, temperature: float = 0.3) 
         return F.cross_entropy(similarity_VV.masked_fill(itself_VV, -torch.inf), other_view_V)
 
 
+def multi_view_nt_xent_loss(views_VD: Tensor, clip_V: Tensor, temperature: float = 0.3) -> Tensor:
+    """:func:`nt_xent_loss` for any number of views of a clip: the mean over all ordered pairs of views of one clip.
+
+    Each view must find each other view of its clip among the views of all other clips; the remaining views of the same
+    clip are left out of the sum that it is compared with. With two views of every clip it is the same as above.
+
+    Args:
+        views_VD: Views, shape (V, D); any length but zero.
+        clip_V: Which clip each view is of, int64; at least one clip with two views, and two clips.
+        temperature: Divides the similarities; greater than 0.
+
+    Returns:
+        Scalar, float32 at least, also under autocast.
+
+    Raises:
+        ValueError: If the shapes do not fit, or there is no pair of views of one clip or no other clip.
+    """
+    if views_VD.ndim != 2 or clip_V.shape != views_VD.shape[:1]:
+        raise ValueError(
+            "Views must have shape (views, width) and a clip each, got "
+            f"{tuple(views_VD.shape)} and {tuple(clip_V.shape)}."
+        )
+    itself_VV = torch.eye(len(clip_V), dtype=torch.bool, device=views_VD.device)
+    same_clip_VV = clip_V[:, None] == clip_V[None]
+    pairs_VV = same_clip_VV & ~itself_VV
+    if not pairs_VV.any() or same_clip_VV.all():
+        raise ValueError(
+            f"{len(clip_V)} views of {len(clip_V.unique())} clips cannot be told apart: two views of one and another "
+            "clip are needed. Give every process at least 2 clips."
+        )
+    with torch.autocast(views_VD.device.type, enabled=False):
+        views_VD = views_VD.to(torch.promote_types(views_VD.dtype, torch.float32))
+        views_VD = F.normalize(views_VD, dim=-1, eps=SMALLEST_NORM)
+        similarity_VV = views_VD @ views_VD.T / temperature
+        others_V1 = similarity_VV.masked_fill(same_clip_VV, -torch.inf).logsumexp(dim=1, keepdim=True)
+        loss_VV = torch.logaddexp(similarity_VV, others_V1) - similarity_VV
+        return (loss_VV * pairs_VV).sum() / pairs_VV.sum()
+
+
 class NTXent(nn.Module):
     """:func:`nt_xent_loss`, with negatives of this process (as published) or of all processes.
 

@@ -4,8 +4,6 @@ Stage 1 is EAT (Chen et al., IJCAI 2024). Shape letters: B clips, K clones, N cl
 bins, P patches, V kept patches, Q patches of the mixed columns, D width.
 """
 
-import operator
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,15 @@ from torch import Tensor
 
 from sslam.checkpoints.loading import load_pretraining_state
 from sslam.checks import at_least, within
+from sslam.clip_contrast import ClipContrast
 from sslam.ema import EMATeacher, TeacherTargets, ema_decay_at
 from sslam.frontends import Frontend
 from sslam.losses import cls_loss, masked_latent_loss, source_retention_cls_target, source_retention_target
 from sslam.methods.method import Method, require_same_mel_bins
-from sslam.metrics import LossMeans, Moments, PositionMeans
+from sslam.metrics import LossMeans, Moments, PositionMeans, total
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.optim import add_epsilon_before_correction, parameter_groups
-from sslam.pretraining_losses import PretrainingLosses
+from sslam.pretraining_losses import LOSS_NAMES, PretrainingLosses
 from sslam.rebuildable import Rebuildable
 from sslam.stages import Stage, stage_at
 from sslam.transforms import (
@@ -62,6 +61,7 @@ class SSLAM(Method):
         weight_decay_exempt_1d: Whether biases and norm weights have no decay. The published code means to, but through
             a mistake decays everything; the reproduction YAMLs set this to false.
         betas: Decay rates of Adam's moments.
+        clip_contrast: How clips are told apart in stages whose objectives have ``clip_contrast``; None as published.
         initial_checkpoint: Weights to start from: student, decoder and teacher of an earlier run, of a file that
             ``sslam convert`` wrote, or of a published EAT or SSLAM file. Not read where the trainer goes on from a
             checkpoint (``ckpt_path``).
@@ -87,6 +87,7 @@ class SSLAM(Method):
         weight_decay: float = 0.05,
         weight_decay_exempt_1d: bool = True,
         betas: tuple[float, float] = (0.9, 0.95),
+        clip_contrast: ClipContrast | None = None,
         initial_checkpoint: str | None = None,
         compile_blocks: bool = False,
     ) -> None:
@@ -104,6 +105,13 @@ class SSLAM(Method):
                     )
         if decoder.width != encoder.width:
             raise ValueError(f"The decoder's width must be the encoder's {encoder.width}, got {decoder.width}.")
+        if clip_contrast is None and any(stage.objectives.clip_contrast for stage in stages):
+            raise ValueError(
+                "A stage has the objective clip_contrast, and clip_contrast is not given. Give "
+                f"sslam.clip_contrast.ClipContrast with width {encoder.width}."
+            )
+        if clip_contrast is not None and clip_contrast.width != encoder.width:
+            raise ValueError(f"clip_contrast must have the encoder's width {encoder.width}, got {clip_contrast.width}.")
         require_same_mel_bins(frontend, encoder)
         self.frontend = frontend
         self.masking = masking
@@ -111,6 +119,7 @@ class SSLAM(Method):
         self.student = encoder
         self.decoder = decoder
         self.teacher = EMATeacher(encoder)
+        self.clip_contrast = clip_contrast
         self.stages = stages
         self.cls_loss_weight = cls_loss_weight
         self.mask_noise_std = mask_noise_std
@@ -122,9 +131,7 @@ class SSLAM(Method):
         self.betas = betas
         self.weights_to_start_from = initial_checkpoint
         self.restored_step = 0
-        self.mean_losses = LossMeans(
-            ("loss", "patch_loss", "cls_loss", "source_retention_loss", "source_retention_cls_loss")
-        )
+        self.mean_losses = LossMeans(("loss", *LOSS_NAMES))
         self.position_means = PositionMeans()
         if compile_blocks:
             self.student.compile_blocks()
@@ -151,7 +158,7 @@ class SSLAM(Method):
         targets: dict[str, tuple[Tensor, Tensor | None]] = {}
         # Every mask hides the same number of patches, so these are means at any batch size and under accumulation. The
         # source retention losses are divided by all masked tokens and rows, although they have those of the mixtures.
-        num_rows = len(features_BLF) * stage.num_clones * (objectives.uses_clips + objectives.uses_mixtures)
+        num_rows = len(features_BLF) * stage.num_clones * max(1, objectives.uses_clips + objectives.uses_mixtures)
         num_masked_tokens = num_rows * (masks.masked.shape[-1] - masks.kept_ids.shape[-1])
         hidden_times_BP = masks.masked.sum(dim=1)
         share_BP = hidden_times_BP / num_masked_tokens  # of a patch in the patch loss
@@ -183,13 +190,19 @@ class SSLAM(Method):
                 source_retention_cls_sum = objectives.source_retention_global * retained_cls
                 if not objectives.bootstraps_mixtures:
                     compared.append((prediction_BKPD, target_BPD))
+        contrast = features_BLF.new_zeros(())
+        if objectives.clip_contrast:
+            assert self.clip_contrast is not None
+            log_scale = self.frontend.log_scale
+            contrast = self.clip_contrast(self.student, features_BLF, self.masking, log_scale, random)
         return PretrainingLosses(
             patch=patch_sum / num_masked_tokens,
             cls=self.cls_loss_weight * cls_sum / num_rows,
             source_retention=source_retention_sum / num_masked_tokens,
             source_retention_cls=self.cls_loss_weight * source_retention_cls_sum / num_rows,
-            target_moments=reduce(operator.add, (Moments.of(target, hidden_times_BP) for _, target in compared)),
-            prediction_moments=reduce(operator.add, (Moments.of(predicted, masks.masked) for predicted, _ in compared)),
+            clip_contrast=objectives.clip_contrast * contrast,
+            target_moments=total([Moments.of(target, hidden_times_BP) for _, target in compared]),
+            prediction_moments=total([Moments.of(predicted, masks.masked) for predicted, _ in compared]),
             targets=targets,
         )
 
@@ -247,8 +260,9 @@ class SSLAM(Method):
         losses = self.losses(features_BLF, stage, self.random_source(batch_idx), summed_BLF)
         self.log("train/loss", losses.total.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.by_name(stage.objectives).items()})
-        self.log("train/target_std", losses.target_moments.standard_deviation())
-        self.log("train/prediction_std", losses.prediction_moments.standard_deviation())
+        if losses.target_moments is not None and losses.prediction_moments is not None:
+            self.log("train/target_std", losses.target_moments.standard_deviation())
+            self.log("train/prediction_std", losses.prediction_moments.standard_deviation())
         # A falling loss is no evidence: the place of a patch alone may explain most of its target.
         patch_losses = self.position_means.compare(losses.patch, losses.targets)
         if patch_losses is not None:
@@ -348,8 +362,10 @@ class SSLAM(Method):
         """
         # Its configuration names these classes, so the file may.
         state = load_pretraining_state(path, [type(self.student), type(self.decoder), type(self.frontend)])
+        own = ["clip_contrast."]  # whose head begins anew
         if not any(name.startswith("decoder.") for name in state):
-            state |= {f"decoder.{name}": tensor for name, tensor in self.decoder.state_dict().items()}
+            own.append("decoder.")
+        state |= {name: tensor for name, tensor in self.state_dict().items() if name.startswith(tuple(own))}
         wanted = {name: tuple(tensor.shape) for name, tensor in self.state_dict().items()}
         found = {name: tuple(tensor.shape) for name, tensor in state.items()}
         wrong = [name for name in sorted(wanted | found) if wanted.get(name) != found.get(name)]

@@ -2,7 +2,7 @@
 
 from sslam.metrics.classification import ClassificationMetrics, ClassificationResults, PolyphonyRow
 from sslam.metrics.loss_means import LossMeans
-from sslam.metrics.moments import Moments
+from sslam.metrics.moments import Moments, total
 from sslam.metrics.position_means import PatchLosses, PositionMeans
 from sslam.metrics.retrieval import RetrievalMetrics, RetrievalResults, RetrievalScores, query_by_example_map
 from sslam.metrics.separation import MixtureImprovement, SeparationMetrics, SeparationResults
@@ -22,4 +22,5 @@ __all__ = [
     "SeparationMetrics",
     "SeparationResults",
     "query_by_example_map",
+    "total",
 ]

@@ -3,7 +3,10 @@
 Shape letters: N vectors, D width.
 """
 
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -44,3 +47,8 @@ class Moments:
         """Mean over D of the standard deviation over the vectors: 0 when all vectors are equal (data2vec's measure)."""
         variance_D = (self.total_of_squares_D - self.total_D.square() / self.number) / (self.number - 1)
         return (variance_D.clamp(min=0.0) + 1e-6).sqrt().mean().float()
+
+
+def total(parts: Sequence[Moments]) -> Moments | None:
+    """All moments added up; None of none."""
+    return reduce(operator.add, parts) if parts else None
