@@ -3,10 +3,11 @@
 Paths in a YAML file are relative to it. Nothing is run here.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -55,7 +56,7 @@ class Clause:
     Args:
         better: Arm that is said to be better, or no worse.
         than: The other arm.
-        on: Evaluation, a file of the folder of the data.
+        evaluation: A recipe, a file of the folder of the data.
         metric: Name of a metric in the records, such as `map`; larger is better.
         more_than: What the difference must exceed: 0 for better, minus the margin for no worse. Shares lie in [0, 1].
         polyphony: Least and most events that sound at once in the clips that count; None for all clips, whose onsets
@@ -64,7 +65,7 @@ class Clause:
 
     better: str
     than: str
-    on: str
+    evaluation: str
     metric: str
     more_than: float = 0.0
     polyphony: list[int | None] | None = None
@@ -110,7 +111,10 @@ class Scale:
     folds: int = 5
 
 
-def read[T](kind: type[T], path: Path) -> T:
+Stated = TypeVar("Stated")
+
+
+def read(kind: type[Stated], path: Path) -> Stated:
     """A YAML file as a claim, a planned run or a scale.
 
     Raises:
@@ -118,7 +122,7 @@ def read[T](kind: type[T], path: Path) -> T:
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        stated = TypeAdapter(kind).validate_python(content)
+        stated = TypeAdapter(kind).validate_json(json.dumps(content))  # of JSON, strict types may nest
     except FileNotFoundError as error:
         raise UsageError(f"There is no file {path}. The claims of the papers are in experiments/claims/.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

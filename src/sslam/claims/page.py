@@ -57,16 +57,18 @@ EXPLANATION = (
 
 def metric_of(clause: Clause) -> Metric:
     """How a clause's metric is shown."""
-    return next((metric for metric in METRICS if metric.key == clause.metric), Metric(clause.metric, clause.metric, False))
+    return next(
+        (metric for metric in METRICS if metric.key == clause.metric), Metric(clause.metric, clause.metric, False)
+    )
 
 
 def clips_of(clause: Clause) -> str:
     """`polyphony, 2 or more at once`: the evaluation and the clips that count."""
     if clause.polyphony is None:
-        return clause.on.replace("_", " ")
+        return clause.evaluation.replace("_", " ")
     least, most = clause.polyphony
     which = f"{least}" if least == most else f"{least} or more" if most is None else f"{least} to {most}"
-    return f"{clause.on.replace('_', ' ')}, {which} at once"
+    return f"{clause.evaluation.replace('_', ' ')}, {which} at once"
 
 
 def threshold_of(clause: Clause) -> str:

@@ -80,7 +80,9 @@ def judge(clause: Clause, runs: Mapping[str, Sequence[Run]]) -> Finding:
             found[arm] = _samples(clause, runs.get(arm, ()))
         except SamplesError as error:
             found[arm] = f"{arm}: {error}"
-    numbers = {arm: NO_NUMBER if isinstance(samples, str) else _number(samples, clause) for arm, samples in found.items()}
+    numbers = {
+        arm: NO_NUMBER if isinstance(samples, str) else _number(samples, clause) for arm, samples in found.items()
+    }
     ours, theirs = found[clause.better], found[clause.than]
     reason = next((samples for samples in (ours, theirs) if isinstance(samples, str)), "")
     if isinstance(ours, str) or isinstance(theirs, str):
