@@ -13,7 +13,7 @@ import sslam
 from sslam.atomic_write import write_whole
 from sslam.claims.claim import Claim, Clause
 from sslam.claims.verdict import Finding, Number, Verdict, verdict_of_all
-from sslam.report.tables import METRICS, Metric
+from sslam.report.tables import MAP, METRICS, Metric
 
 
 class Arm(NamedTuple):
@@ -48,10 +48,10 @@ class Judged(NamedTuple):
 
 
 EXPLANATION = (
-    "A claim holds where the whole 95 % interval of every difference lies above its threshold, does not hold where all of "
-    "one lies below, and is undecided at this scale otherwise. Intervals: paired bootstrap over clips, by recording where "
-    "it is known, with what seeds of pre-training add. Scenes are resampled as if they were independent: intervals speak of "
-    "other scenes of the same recordings. All arms of a claim have the same steps and see the same number of clips."
+    "A claim holds where the whole 95 % interval of every difference lies above its threshold, does not hold where all "
+    "of one lies below, and is undecided at this scale otherwise. Intervals: paired bootstrap over clips, by recording "
+    "where it is known, with what seeds of pre-training add. Scenes are resampled as if they were independent: intervals "
+    "speak of other scenes of the same recordings. All arms of a claim have the same steps and see as many clips."
 )
 
 
@@ -93,10 +93,14 @@ def write_results(folder: Path, claims: Sequence[Judged], settings: Mapping[str,
         The files.
     """
     environment = Environment(
-        loader=PackageLoader("sslam.claims", "."), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("sslam.claims", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"metric": metric_of, "clips": clips_of, "threshold": threshold_of}
-    environment.globals |= {"bounds": bounds, "explanation": EXPLANATION, "version": sslam.__version__}
+    environment.globals |= {"bounds": bounds, "explanation": EXPLANATION, "map": MAP, "version": sslam.__version__}
     texts = {"claims.csv": csv_text(claims)}
     for ending in ("md", "html"):
         page = environment.overlay(autoescape=ending == "html").get_template(f"claims.{ending}")

@@ -1,14 +1,16 @@
 """What runs say of a claim: numbers, differences and a verdict.
 
-A difference is one-sided: it must exceed a threshold, 0 for "better" or minus a margin for "no worse". It does where its
-whole 95 % interval lies above the threshold, it does not where all of it lies below, and else it is undecided. Arms are
-paired: by clips, which are resampled, and by the seed of pre-training, of which three are the fewest that say how much
-seeds differ (:mod:`sslam.report.intervals`).
+A difference is one-sided: it must exceed a threshold, 0 for "better" or minus a margin for "no worse". It does where
+its whole 95 % interval lies above the threshold, it does not where all of it lies below, and else it is undecided. Arms
+are paired: by clips, which are resampled, and by the seed of pre-training, of which three are the fewest that say how
+much seeds differ (:mod:`sslam.report.intervals`).
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
+
+import numpy as np
 
 from sslam.claims.claim import Clause
 from sslam.report.intervals import Interval, Scale, interval_of, no_interval
@@ -42,6 +44,7 @@ class Finding(NamedTuple):
         interval: Its interval, or why there is none.
         num_clips: Clips that count.
         verdict: See the module.
+        by_polyphony: mAP of each arm among the clips in which so many events sound at once, mean over the seeds.
     """
 
     clause: Clause
@@ -50,6 +53,7 @@ class Finding(NamedTuple):
     interval: Interval
     num_clips: int
     verdict: Verdict
+    by_polyphony: dict[str, dict[int, float]]
 
 
 def verdict_of(interval: Interval, more_than: float) -> Verdict:
@@ -86,11 +90,22 @@ def judge(clause: Clause, runs: Mapping[str, Sequence[Run]]) -> Finding:
     ours, theirs = found[clause.better], found[clause.than]
     reason = next((samples for samples in (ours, theirs) if isinstance(samples, str)), "")
     if isinstance(ours, str) or isinstance(theirs, str):
-        return Finding(clause, numbers, math.nan, no_interval(reason), 0, "undecided at this scale")
+        return Finding(clause, numbers, math.nan, no_interval(reason), 0, "undecided at this scale", {})
     difference = numbers[clause.better].value - numbers[clause.than].value
     interval = _paired_interval(ours, theirs, clause)
     num_clips = ours.by_metric[clause.metric].num_clips
-    return Finding(clause, numbers, difference, interval, num_clips, verdict_of(interval, clause.more_than))
+    verdict = verdict_of(interval, clause.more_than)
+    by_polyphony = {arm: _by_polyphony(runs[arm]) for arm in numbers}
+    return Finding(clause, numbers, difference, interval, num_clips, verdict, by_polyphony)
+
+
+def _by_polyphony(runs: Sequence[Run]) -> dict[int, float]:
+    """Empty where onsets are not known."""
+    values: dict[int, list[float]] = {}
+    for run in runs:
+        for row in run.record.by_polyphony:
+            values.setdefault(row.polyphony, []).append(row.mean_average_precision)
+    return {polyphony: float(np.mean(numbers)) for polyphony, numbers in values.items()}
 
 
 def _samples(clause: Clause, runs: Sequence[Run]) -> Resampled:

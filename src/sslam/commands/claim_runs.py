@@ -17,7 +17,7 @@ import yaml
 from sslam.claims.claim import PlannedRun, Scale, read, scaled_stages
 from sslam.commands.child_process import last_said, run_child
 from sslam.commands.exit_codes import DONE
-from sslam.commands.fitting.config_files import composed_files, read_config_file
+from sslam.commands.fitting.config_files import composed_files, experiments_folder, read_config_file
 from sslam.commands.made_from import keep, made_from
 
 
@@ -145,7 +145,10 @@ class PretrainingRun:
     def shown_command(self) -> str:
         """The command for people: the files, without what is the same for all arms."""
         options = [word for name, value in self.planned.options.items() for word in (f"--{name}", json.dumps(value))]
-        files = [word for file in self.planned.files for word in ("--config", file)]
+        project = experiments_folder().parent
+        own = [Path(file).absolute() for file in self.files[:-1]]
+        shown = [str(file.relative_to(project) if file.is_relative_to(project) else file) for file in own]
+        files = [word for file in shown for word in ("--config", file)]
         return shlex.join(["sslam", "fit", *files, *options])
 
     def made_from(self) -> dict[str, str]:

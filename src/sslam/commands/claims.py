@@ -35,8 +35,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = CommandParser(
         "claims",
         description="Tests claims: pre-trains the arms of each with every seed, evaluates them, and writes "
-        "claims.csv, claims.md and claims.html with numbers, intervals and verdicts. What is finished is not done again, "
-        "and claims share the runs that they have in common.",
+        "claims.csv, claims.md and claims.html with numbers, intervals and verdicts. What is finished is not done "
+        "again, and claims share the runs that they have in common.",
         epilog="example: sslam claims experiments/claims/sslam_*.yaml --data.root /path/to/recordings",
     )
     parser.add_argument("claims", nargs="+", metavar="FILE.yaml", help="claims, such as those of experiments/claims/")
@@ -213,8 +213,8 @@ def judged(plan: Plan, file: Path, claim: Claim) -> Judged:
         budgets = {arms[arm][:2] for arm in (clause.better, clause.than) if arm in arms}
         if len(budgets) > 1:
             raise UsageError(
-                f"{file}: {clause.better} and {clause.than} have other steps and clips seen, {sorted(budgets)}. A claim "
-                "compares equal ones: correct its files, or the scale."
+                f"{file}: {clause.better} and {clause.than} have other steps and clips seen, {sorted(budgets)}. A "
+                "claim compares equal ones: correct its files, or the scale."
             )
         evaluated = {arm: _records(plan, runs_of[arm], clause) for arm in (clause.better, clause.than)}
         findings.append(judge(clause, evaluated))
@@ -242,6 +242,13 @@ def claims(options: argparse.Namespace) -> int:
     output.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(output, "Wait for it, or choose another --output.")
     plan = Plan(scale, data_of(options.root, scale, output), output)
+    for file, claim in stated.items():
+        for clause in claim.clauses:
+            if not Path(plan.data.file(clause.evaluation)).is_file():
+                raise UsageError(
+                    f"{file} is judged by {clause.evaluation}, which cannot be done yet: there is no "
+                    f"{plan.data.file(clause.evaluation)}. Leave this claim out."
+                )
     runs = plan.runs(stated)
     if options.list:
         print("\n".join(f"{run}{': done before' if run.is_finished else ''}" for run in runs))
