@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +35,7 @@ class Processes:
         self.steps = {"mb_ua_pma-stage_2": 200}
 
     def __call__(self, command: list[str], log: IO[str]) -> int:
-        options = dict(zip(command, command[1:], strict=False))
+        options = dict(pairwise(command))
         folder = Path(options["--trainer.default_root_dir"], options["--experiment"], options["--run_id"])
         self.started.append(f"{folder.parent.name}/{folder.name}")
         if self.ends and self.ends in self.started[-1]:
@@ -165,7 +166,11 @@ def tiny_scale(tmp_path: Path) -> Path:
     pretraining = scale["pretraining"]["sslam"]
     tiny = {"class_path": "sslam.networks.AudioViT", "init_args": {"width": 32, "depth": 2, "num_heads": 2}}
     decoder = {"init_args": {"width": 32, "decoder_width": 32, "depth": 1}}
-    pretraining["model"]["init_args"] |= {"encoder": tiny, "decoder": decoder, "frontend": {"init_args": {"num_frames": 128}}}
+    pretraining["model"]["init_args"] |= {
+        "encoder": tiny,
+        "decoder": decoder,
+        "frontend": {"init_args": {"num_frames": 128}},
+    }
     pretraining["data"]["init_args"] |= {"batch_size": 2, "clip_seconds": 1.28}
     for evaluation in scale["evaluation"].values():
         evaluation["data"]["init_args"] |= {"clip_seconds": 1.28}

@@ -19,6 +19,7 @@ from sslam.commands.child_process import last_said, run_child
 from sslam.commands.exit_codes import DONE
 from sslam.commands.fitting.config_files import composed_files, experiments_folder, read_config_file
 from sslam.commands.made_from import keep, made_from
+from sslam.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,16 @@ class PretrainingRun:
 
     @property
     def scaled(self) -> dict[str, Any]:
-        """What the scale lays over the files."""
+        """What the scale lays over the files.
+
+        Raises:
+            UsageError: If the scale has no such section, or does not fit the stages.
+        """
+        if self.planned.scale not in self.scale.pretraining:
+            raise UsageError(
+                f"{self.name} has the scale {self.planned.scale}, and the file of --scale has only "
+                f"{', '.join(self.scale.pretraining)} under pretraining. Add a section."
+            )
         config = copy.deepcopy(self.scale.pretraining[self.planned.scale])
         stages = stated_stages(self.files)
         if stages:
