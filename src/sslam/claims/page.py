@@ -51,7 +51,7 @@ EXPLANATION = (
     "A claim holds where the whole 95 % interval of every difference lies above its threshold, does not hold where all "
     "of one lies below, and is undecided at this scale otherwise. Intervals: paired bootstrap over clips, by recording "
     "where it is known, with what seeds of pre-training add. Scenes are resampled as if they were independent: "
-    "intervals speak of other scenes of the same recordings. All arms of a claim have the same steps and see as many clips."
+    "intervals speak of other scenes of the same recordings. All arms of a claim have as many steps and clips seen."
 )
 
 

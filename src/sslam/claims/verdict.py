@@ -85,14 +85,20 @@ def judge(clause: Clause, runs: Mapping[str, Sequence[Run]]) -> Finding:
         except SamplesError as error:
             found[arm] = f"{arm}: {error}"
     numbers = {
-        arm: NO_NUMBER if isinstance(samples, str) else _number(samples, clause) for arm, samples in found.items()
+        arm: NO_NUMBER if isinstance(samples, str) else _number(samples, clause, len(runs[arm]))
+        for arm, samples in found.items()
     }
     ours, theirs = found[clause.better], found[clause.than]
     reason = next((samples for samples in (ours, theirs) if isinstance(samples, str)), "")
     if isinstance(ours, str) or isinstance(theirs, str):
         return Finding(clause, numbers, math.nan, no_interval(reason), 0, "undecided at this scale", {})
     difference = numbers[clause.better].value - numbers[clause.than].value
-    interval = _paired_interval(ours, theirs, clause)
+    fewest = min(len(runs[arm]) for arm in numbers)
+    interval = (
+        _paired_interval(ours, theirs, clause)
+        if fewest >= LEAST_SEEDS
+        else no_interval(f"{fewest} of at least {LEAST_SEEDS} seeds")
+    )
     num_clips = ours.by_metric[clause.metric].num_clips
     verdict = verdict_of(interval, clause.more_than)
     by_polyphony = {arm: _by_polyphony(runs[arm]) for arm in numbers}
@@ -124,16 +130,17 @@ def _samples(clause: Clause, runs: Sequence[Run]) -> Resampled:
 def number_of(clause: Clause, runs: Sequence[Run]) -> Number:
     """The number of runs that no clause compares, such as random weights, on the clips and by the metric of one."""
     try:
-        return _number(_samples(clause, runs), clause)
+        return _number(_samples(clause, runs), clause, len(runs))
     except SamplesError as error:
         return NO_NUMBER._replace(interval=no_interval(str(error)))
 
 
-def _number(samples: Resampled, clause: Clause) -> Number:
+def _number(samples: Resampled, clause: Clause, num_seeds: int) -> Number:
     value_UB = samples.by_metric[clause.metric].value_UB
     scale: Scale = "plain" if clause.metric == "d_prime" else "share"
     interval = interval_of([samples.by_metric[clause.metric]], scale)
-    return Number(float(value_UB[:, 0].mean()), interval, tuple(value_UB[:, 0].tolist()))
+    by_seed = value_UB[:, 0] if num_seeds > 1 else value_UB[:, :1].mean(axis=0)  # of one seed they are heads
+    return Number(float(value_UB[:, 0].mean()), interval, tuple(by_seed.tolist()))
 
 
 def _paired_interval(ours: Resampled, theirs: Resampled, clause: Clause) -> Interval:
@@ -142,7 +149,5 @@ def _paired_interval(ours: Resampled, theirs: Resampled, clause: Clause) -> Inte
     samples, others = ours.by_metric[clause.metric], theirs.by_metric[clause.metric]
     if len(samples.value_UB) != len(others.value_UB):
         return no_interval("the arms have different seeds")
-    if len(samples.value_UB) < LEAST_SEEDS:
-        return no_interval(f"{len(samples.value_UB)} seeds, and {LEAST_SEEDS} are the fewest")
     scale: Scale = "difference of accuracies" if clause.metric == ACCURACY.key else "plain"
     return interval_of([samples.minus(others)], scale)
