@@ -128,17 +128,18 @@ class Plan:
                 for clause in claim.clauses:
                     for arm in (clause.better, clause.than):
                         pretraining = self.pretraining(file, claim, arm, seed)
-                        for run in self._with_those_before(pretraining, clause.evaluation, seed == self.scale.seeds[0]):
+                        with_random = arm == clause.than and seed == self.scale.seeds[0]
+                        for run in self._with_those_before(pretraining, clause.evaluation, with_random):
                             require_equal(run, runs.setdefault(run.folder, run))
         return list(runs.values())
 
     def _with_those_before(
-        self, pretraining: PretrainingRun, on: str, is_first_seed: bool
+        self, pretraining: PretrainingRun, on: str, with_random: bool
     ) -> list[PretrainingRun | EvaluationRun]:
         chain = [pretraining]
         while (before := chain[0].before) is not None:
             chain.insert(0, before)
-        random = [self.evaluation(pretraining.first_encoder, on, random=True)] if is_first_seed else []
+        random = [self.evaluation(pretraining.first_encoder, on, random=True)] if with_random else []
         return [*chain, *random, self.evaluation(pretraining, on)]
 
 
