@@ -8,7 +8,7 @@ import torch
 
 from callbacks.evaluation_results import score_arrays
 from sslam.claims.claim import Clause
-from sslam.claims.verdict import Finding, judge, verdict_of, verdict_of_all
+from sslam.claims.verdict import Finding, judge, number_of, verdict_of, verdict_of_all
 from sslam.metrics import ClassificationMetrics
 from sslam.report.intervals import Interval, no_interval
 from sslam.report.results import Run, read_record, write_record
@@ -147,3 +147,12 @@ def test_judge__without_an_interval_it_is_undecided(fault: str, tmp_path: Path) 
     }
     assert finding.verdict == "undecided at this scale"
     assert reasons[fault] in finding.interval.reason
+
+
+def test_judge__nothing_is_decided_where_random_weights_are_better(tmp_path: Path) -> None:
+    runs = {"new": runs_of(tmp_path / "new", [2.0, 2.1, 2.05]), "old": runs_of(tmp_path / "older", [1.0, 1.1, 1.05])}
+    between, above = (runs_of(tmp_path / name, [skill]) for name, skill in (("between", 1.5), ("above", 3.0)))
+    assert judge(CLAUSE, runs, number_of(CLAUSE, between)).verdict == "holds"
+    finding = judge(CLAUSE, runs, number_of(CLAUSE, above))
+    assert finding.verdict == "undecided at this scale"
+    assert finding.interval.low > 0

@@ -47,7 +47,7 @@ class Processes:
         if folder.parent.parent.name == "pretraining":
             self._pretrain(folder)
         else:
-            skill = 3.0 if "mb_ua_pma" in folder.name else 0.5
+            skill = 3.0 if "mb_ua_pma" in folder.name else 0.1 if "random" in folder.name else 0.5
             results = [made_up_results(skill, single_label=False, polyphony=True)]
             write_record(folder, made_up_record(results, title="Scenes", label=folder.name), score_arrays(results))
         return 0

@@ -48,10 +48,11 @@ class Judged(NamedTuple):
 
 
 EXPLANATION = (
-    "A claim holds where the whole 95 % interval of every difference lies above its threshold, does not hold where all "
-    "of one lies below, and is undecided at this scale otherwise. Intervals: paired bootstrap over clips, by recording "
-    "where it is known, with what seeds of pre-training add. Scenes are resampled as if they were independent: "
-    "intervals speak of other scenes of the same recordings. All arms of a claim have as many steps and clips seen."
+    "A claim holds where the whole 95 % interval of every difference lies above its threshold, does not hold where "
+    "all of one lies below, and is undecided at this scale otherwise, and where no arm beats random weights. "
+    "Intervals: paired bootstrap over clips, by recording where it is known, with what seeds of pre-training add. "
+    "Scenes are resampled as if they were independent: intervals speak of other scenes of the same recordings. All "
+    "arms of a claim have as many steps and clips seen."
 )
 
 

@@ -3,7 +3,7 @@
 A difference is one-sided: it must exceed a threshold, 0 for "better" or minus a margin for "no worse". It does where
 its whole 95 % interval lies above the threshold, it does not where all of it lies below, and else it is undecided. Arms
 are paired: by clips, which are resampled, and by the seed of pre-training, of which three are the fewest that say how
-much seeds differ (:mod:`sslam.report.intervals`).
+much seeds differ (:mod:`sslam.report.intervals`). Where neither arm beats random weights, it is undecided too.
 """
 
 import math
@@ -71,12 +71,14 @@ def verdict_of_all(findings: Sequence[Finding]) -> Verdict:
     return "holds" if verdicts == {"holds"} else "undecided at this scale"
 
 
-def judge(clause: Clause, runs: Mapping[str, Sequence[Run]]) -> Finding:
+def judge(clause: Clause, runs: Mapping[str, Sequence[Run]], random: Number = NO_NUMBER) -> Finding:
     """Decide a clause.
 
     Args:
         clause: The clause.
         runs: Evaluations of each arm by the clause's recipe, one for each seed, in the same order of the seeds.
+        random: The number of random weights on the same clips: where neither arm is above it nothing was learnt that
+            could be compared, and the clause is undecided, whatever the difference.
     """
     found: dict[str, Resampled | str] = {}
     for arm in (clause.better, clause.than):
@@ -101,6 +103,8 @@ def judge(clause: Clause, runs: Mapping[str, Sequence[Run]]) -> Finding:
     )
     num_clips = ours.by_metric[clause.metric].num_clips
     verdict = verdict_of(interval, clause.more_than)
+    if max(number.value for number in numbers.values()) <= random.value:
+        verdict = "undecided at this scale"
     by_polyphony = {arm: _by_polyphony(runs[arm]) for arm in numbers}
     return Finding(clause, numbers, difference, interval, num_clips, verdict, by_polyphony)
 

@@ -218,9 +218,9 @@ def judged(plan: Plan, file: Path, claim: Claim) -> Judged:
                 "claim compares equal ones: correct its files, or the scale."
             )
         evaluated = {arm: _records(plan, runs_of[arm], clause) for arm in (clause.better, clause.than)}
-        findings.append(judge(clause, evaluated))
         first = plan.evaluation(runs_of[clause.than][0].first_encoder, clause.evaluation, random=True)
         random.append(number_of(clause, _finished([first])))
+        findings.append(judge(clause, evaluated, random[-1]))
     return Judged(file.stem, claim, findings, random, arms)
 
 
