@@ -20,6 +20,7 @@ OTHER_COMMANDS = {
     "evaluate": ("sslam.commands.evaluate", "linear probes and fine-tuning of checkpoints, all folds, one table"),
     "convert": ("sslam.commands.convert", "published EAT, SSLAM and MixIT checkpoints to ours, encoders back"),
     "export": ("sslam.commands.export", "a model as a folder for others, with a model card"),
+    "claims": ("sslam.commands.claims", "claims of the papers: runs, numbers, a verdict of each"),
     "report": ("sslam.commands.report", "results of evaluations as one table and one page"),
     "embed": ("sslam.commands.embed", "embeddings or tags of audio files"),
     "separate": ("sslam.commands.separate", "sources of audio files"),

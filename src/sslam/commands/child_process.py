@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -55,3 +56,17 @@ def run_child(command: Sequence[str], output: IO[str]) -> int:
     if received:
         raise Ended(received)
     return code
+
+
+def last_said(log: Path, start: int, subcommand: str) -> str:
+    """What a `sslam fit` or the like said last: its own sentence, where there is one, else the last line.
+
+    Args:
+        log: File that took its output.
+        start: Byte of the file at which it began.
+        subcommand: Such as `fit`.
+    """
+    text = log.read_bytes()[start:].decode("utf-8", errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith(f"sslam {subcommand}:")]
+    return (said or lines or ["no output"])[-1]

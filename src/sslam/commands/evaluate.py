@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sslam.commands.child_process import Ended, run_child
+from sslam.commands.child_process import Ended, last_said, run_child
 from sslam.commands.command import USER_CLASSES, WEIGHTS_AT, CommandParser, new_run_id, run
 from sslam.commands.evaluated_weights import Weights, weights_of
 from sslam.commands.exit_codes import DONE, FAILED, USERS_MISTAKE
@@ -286,10 +286,7 @@ def run_in_process(evaluation: EvaluationRun, more: Sequence[str]) -> tuple[int,
         return FAILED, "the run wrote no results-test.json; the recipe needs callbacks.EvaluationResults"
     if code == DONE:
         return DONE, ""
-    text = evaluation.log.read_bytes()[start:].decode("utf-8", errors="replace")
-    lines = [line for line in text.splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith(f"sslam {evaluation.subcommand}:")]
-    return code, (said or lines or ["no output"])[-1]
+    return code, last_said(evaluation.log, start, evaluation.subcommand)
 
 
 def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> int:

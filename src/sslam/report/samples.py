@@ -3,7 +3,7 @@
 Shape letters: H heads, N clips, C classes, U heads or seeds, B columns of weights.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from zipfile import BadZipFile
 
@@ -39,14 +39,25 @@ def samples_of(cell: Cell) -> dict[int | None, Resampled]:
     samples = {}
     for fold in cell.by_fold:
         runs = [run for run in cell.runs if run.record.data.fold == fold]
-        found = [_samples_of_run(run) for run in sorted(runs, key=lambda run: run.record.seed)]
-        if any(other.clips != found[0].clips for other in found):
-            raise SamplesError("its seeds were evaluated on different clips")
-        samples[fold] = found[0] if len(found) == 1 else _joined(found)
+        samples[fold] = samples_of_seeds(sorted(runs, key=lambda run: run.record.seed))
     return samples
 
 
-def _joined(found: list[Resampled]) -> Resampled:
+def samples_of_seeds(runs: Sequence[Run], polyphony: tuple[int, int | None] | None = None) -> Resampled:
+    """Samples of runs that differ in a seed, one row for each; of one run, of its heads.
+
+    Args:
+        runs: One or more.
+        polyphony: Least and most events that sound at once in the clips that count; no bound where that is None.
+
+    Raises:
+        SamplesError: If scores are missing, damaged, not those of the records, or of other clips than each other's.
+    """
+    found = [_samples_of_run(run, polyphony) for run in runs]
+    if any(other.clips != found[0].clips for other in found):
+        raise SamplesError("its seeds were evaluated on different clips")
+    if len(found) == 1:
+        return found[0]
     by_metric = {
         key: samples._replace(value_UB=np.stack([other.by_metric[key].value_UB.mean(axis=0) for other in found]))
         for key, samples in found[0].by_metric.items()
@@ -54,20 +65,35 @@ def _joined(found: list[Resampled]) -> Resampled:
     return Resampled(by_metric, found[0].clips)
 
 
-def _samples_of_run(run: Run) -> Resampled:
+def _samples_of_run(run: Run, polyphony: tuple[int, int | None] | None) -> Resampled:
     path = run.path.with_name(f"scores-{run.record.stage}.npz")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            found = _of_retrieval(arrays) if QBE_MAP.key in run.record.metrics else _of_classifiers(arrays, run)
+            all_clips = _of_retrieval(arrays) if QBE_MAP.key in run.record.metrics else _of_classifiers(arrays, run)
+            found = all_clips if polyphony is None else _of_classifiers(_of_polyphony(arrays, *polyphony), run)
     except FileNotFoundError:
         raise SamplesError(f"{path.name} is not beside {run.path}") from None
     except (OSError, BadZipFile, ValueError, KeyError) as error:
         raise SamplesError(f"{path} cannot be used ({error})") from error
-    for key, samples in found.by_metric.items():
+    for key, samples in all_clips.by_metric.items():
         number = run.record.metrics.get(key, np.nan)
         if not np.isclose(samples.value_UB[:, 0].mean(), number, rtol=TOLERANCE, atol=TOLERANCE, equal_nan=True):
             raise SamplesError(f"{path} is of another evaluation than {run.path.name}")
     return found
+
+
+def _of_polyphony(
+    arrays: Mapping[str, NDArray[np.generic]], least: int, most: int | None
+) -> dict[str, NDArray[np.generic]]:
+    """The arrays of the clips in which so many events sound at once."""
+    if "polyphony" not in arrays:
+        raise ValueError("the data does not say how many events sound at once")
+    polyphony_N = np.asarray(arrays["polyphony"])
+    is_kept_N = (polyphony_N >= least) & (polyphony_N <= (np.inf if most is None else most))
+    if not is_kept_N.any():
+        raise ValueError(f"there is no clip of polyphony {least} to {'any' if most is None else most}")
+    kept = {name: np.asarray(arrays[name])[is_kept_N] for name in ("labels", "index", "group") if name in arrays}
+    return {**kept, "scores": np.asarray(arrays["scores"])[:, is_kept_N]}
 
 
 def _of_classifiers(arrays: Mapping[str, NDArray[np.generic]], run: Run) -> Resampled:
