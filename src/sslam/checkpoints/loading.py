@@ -26,10 +26,10 @@ from sslam.networks import AudioViT, ClassifierHead, Encoder, Readout
 from sslam.networks.pooling import Pooling
 
 # Parts of a run's checkpoint that are not read: the configuration makes them anew, they are the heads of a linear
-# probe's other seeds, or those of the tasks of contrastive pre-training.
+# probe's other seeds, or those of contrastive losses.
 LEFT_OUT = (
     *("frontend.", "masking.", "mixing.", "augmentation.", "loss.", "metrics.", "probes."),
-    *("similarity_head.", "coincidence_head."),
+    *("similarity_head.", "coincidence_head.", "clip_contrast."),
 )
 ACTIVATIONS = ("sigmoid", "softmax")
 
