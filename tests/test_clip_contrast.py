@@ -183,3 +183,11 @@ def test_checkpoint__goes_on_to_the_bit_and_starts_published_stages(tmp_path: Pa
         other.load_initial_weights(tmp_path / "two.ckpt")
         student = other.student.state_dict()
         assert all(torch.equal(value, student[name]) for name, value in first.student.state_dict().items())
+
+
+def test_evaluation__a_last_batch_of_one_clip_is_left_out() -> None:
+    module = make_method([make_stage(objectives=APART)], clip_contrast=ClipContrast(32))
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    (results,) = trainer.validate(module, clips(5), verbose=False)
+    assert results.keys() == {"val/loss", "val/clip_contrast_loss"}
+    assert results["val/loss"] == results["val/clip_contrast_loss"] > 0

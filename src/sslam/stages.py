@@ -70,6 +70,11 @@ class Objectives:
         """Whether the student sees mixtures."""
         return self.bootstraps_mixtures or self.retains_sources
 
+    @property
+    def compares_clips(self) -> bool:
+        """Whether a batch needs two clips: partners of mixtures, or clips that are told apart."""
+        return self.uses_mixtures or self.clip_contrast > 0
+
 
 @dataclass
 class Stage:

@@ -317,8 +317,8 @@ class SSLAM(Method):
     def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The losses of the weights' stage with masks and mixtures that are the same at every evaluation."""
         stage, _ = stage_at(self.stages, self.step_of_weights)
-        if len(batch["waveform"]) < 2 and stage.objectives.uses_mixtures:
-            return  # the last clip of an odd set has no partner
+        if len(batch["waveform"]) < 2 and stage.objectives.compares_clips:
+            return  # the last clip of an odd set has no other one beside it
         features_BLF, summed_BLF = self.features(batch["waveform"], batch.get("num_samples"), stage)
         losses = self.losses(features_BLF, stage, RandomSource.seeded(self.device, batch_idx), summed_BLF)
         self.mean_losses.update({"loss": losses.total} | losses.by_name(stage.objectives), len(features_BLF))
@@ -328,8 +328,8 @@ class SSLAM(Method):
         means = self.mean_losses.compute()
         if not means:
             rank_zero_warn(
-                f"No clip could be evaluated, so there is no {split}/loss. A mixture needs two clips: give more data "
-                "or a larger batch_size."
+                f"No clip could be evaluated, so there is no {split}/loss. Mixtures, and clips that are told "
+                "apart, need two: give more data or a larger batch_size."
             )
         self.log_results(split, means)
 
