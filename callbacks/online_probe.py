@@ -105,9 +105,15 @@ class OnlineProbe(pl.Callback):
         return found
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        refusal = ""
         if trainer.is_global_zero:
-            with isolate_rng():
-                self._clips = ProbedClips.read(self.data, self.max_clips, self.num_folds, self.seed)
+            try:
+                with isolate_rng():
+                    self._clips = ProbedClips.read(self.data, self.max_clips, self.num_folds, self.seed)
+            except ValueError as error:
+                refusal = str(error)
+        if refusal := trainer.strategy.broadcast(refusal):  # all processes end, and none waits for the first
+            raise ValueError(refusal)
         if not self.scores or self._is_due(trainer):
             self._probe(trainer, pl_module)
         else:

@@ -145,11 +145,11 @@ def test_training__weight_adds_to_the_other_losses() -> None:
 
 def test_training__clips_are_told_apart() -> None:
     """Alone, it lowers its loss below that of views that are all alike, and leaves the decoder alone."""
-    stage = make_stage(steps=40, objectives=APART)
+    stage = make_stage(steps=80, objectives=APART)
     module = make_method([stage], clip_contrast=ClipContrast(32, num_clones=1, max_background=0.1, level_deviation=0))
     decoder = {name: value.clone() for name, value in module.decoder.state_dict().items()}
     losses = losses_of(module, tones())
-    assert max(losses[-4:]) < 0.8 * min(losses[:4])
+    assert sum(losses[-10:]) / 10 < 0.7 * min(losses[:4])
     assert all(torch.allclose(value, decoder[name], rtol=0.01) for name, value in module.decoder.state_dict().items())
 
 

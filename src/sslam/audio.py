@@ -37,7 +37,6 @@ MP3_PREROLL_SECONDS = 0.5
 REPAIR_BLOCK = 1024  # frames decoded at a time where a file is known to break off
 
 # After a seek the decoder says that it lacks those bits; in a file that is read from its beginning it is a fault.
-_LACKING_BITS = re.compile(r"error: part2_3_length|error: .*[Cc]an't rewind|bit reservoir")
 _WAV_DATA_SIZE = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_WAV_SIZE = 0x7FFF_0000  # from here on a wav header, written to a pipe, says "length unknown"
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sslam.checks import at_least, positive, within
+from sslam.frontends import Frontend
 from sslam.losses import multi_view_nt_xent_loss
 from sslam.networks import AudioViT, ProjectionHead
 from sslam.transforms import InverseBlockMasking, RandomSource
@@ -65,6 +66,21 @@ class ClipContrast(nn.Module):
         self.norm = nn.LayerNorm(3 * width)
         self.head = ProjectionHead(3 * width, hidden, out)
 
+    def check_fits(self, frontend: Frontend, encoder: AudioViT) -> None:
+        """Refuses what would fail, or be wrong, in the first step.
+
+        Raises:
+            ValueError: If the width or ``view_frames`` does not fit the encoder, or features are no log-mels.
+        """
+        if self.width != encoder.width:
+            raise ValueError(f"clip_contrast must have the encoder's width {encoder.width}, got {self.width}.")
+        if self.view_frames is not None and self.view_frames % encoder.patch_size:
+            raise ValueError(
+                f"view_frames must be a multiple of the encoder's patch_size {encoder.patch_size}, got "
+                f"{self.view_frames}."
+            )
+        _ = frontend.log_scale  # raises
+
     def forward(
         self,
         student: AudioViT,
@@ -72,6 +88,7 @@ class ClipContrast(nn.Module):
         masking: InverseBlockMasking,
         log_scale: float,
         random: RandomSource,
+        num_frames_B: Tensor | None = None,
     ) -> Tensor:
         """The loss of a batch.
 
@@ -81,26 +98,41 @@ class ClipContrast(nn.Module):
             masking: Draws of what a view sees.
             log_scale: Natural logarithm of power that one unit of the features stands for.
             random: Generators of this step.
+            num_frames_B: Frames of each clip, behind which there is padding, (B,); None where there is none.
 
         Returns:
             Scalar, float32; log(R - 2 K + 1) where all views are alike.
+
+        Raises:
+            ValueError: If there is one clip only.
         """
-        views = torch.cat([self.hear(features_BLF, log_scale, random) for _ in range(2)])
-        tokens_RVD = self.encode_masked(student, views, masking, random)
+        if len(features_BLF) < 2:
+            raise ValueError(
+                "Clips are told apart from other clips, got a batch of one. Give every process at least 2 clips."
+            )
+        views_BLF = torch.cat([self.hear(features_BLF, log_scale, random, num_frames_B) for _ in range(2)])
+        tokens_RVD = self.encode_masked(student, views_BLF, masking, random)
         patches_RVD = tokens_RVD[:, 1:].float()
         deviation_RD, mean_RD = torch.std_mean(patches_RVD, dim=1, correction=0)
         pooled = self.norm(torch.cat([tokens_RVD[:, 0].float(), mean_RD, deviation_RD], dim=-1))
         clip_R = torch.arange(len(features_BLF), device=pooled.device).repeat(2).repeat_interleave(self.num_clones)
         return multi_view_nt_xent_loss(self.head(pooled), clip_R, self.temperature)
 
-    def hear(self, features_BLF: Tensor, log_scale: float, random: RandomSource) -> Tensor:
+    def hear(
+        self, features_BLF: Tensor, log_scale: float, random: RandomSource, num_frames_B: Tensor | None = None
+    ) -> Tensor:
         """Another hearing (B, ``view_frames``, F) of each clip: begun elsewhere, in a background, at another level."""
         clips, num_frames, _ = features_BLF.shape
         generator, device = random.device, features_BLF.device
-        start_B = torch.randint(num_frames, (clips, 1), generator=generator, device=device)
-        frame_BL = (torch.arange(min(num_frames, self.view_frames or num_frames), device=device) + start_B) % num_frames
+        length_B1 = torch.full((clips, 1), num_frames, device=device)
+        if num_frames_B is not None:
+            length_B1 = num_frames_B.to(device).clamp(1, num_frames).unsqueeze(1)
+        start_B1 = (torch.rand(clips, 1, generator=generator, device=device) * length_B1).long()
+        view_L = torch.arange(min(num_frames, self.view_frames or num_frames), device=device)
+        frame_BL = (view_L + start_B1) % length_B1
         heard_BLF = features_BLF.gather(1, frame_BL.unsqueeze(-1).expand(-1, -1, features_BLF.shape[2]))
-        background_BLF = heard_BLF[torch.randperm(clips, generator=generator, device=device)]
+        other_B = torch.randint(1, clips, (clips,), generator=generator, device=device)
+        background_BLF = heard_BLF[(torch.arange(clips, device=device) + other_B) % clips]
         share_B11 = self.max_background * torch.rand(clips, 1, 1, generator=generator, device=device)
         # Powers add up; the features are their logarithms, divided by log_scale.
         mixed_BLF = torch.logaddexp(

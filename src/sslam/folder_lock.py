@@ -1,5 +1,6 @@
 """One process at a time writes into a folder."""
 
+import warnings
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,4 +25,9 @@ def lock_folder(folder: Path, remedy: str) -> FileLock:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise UsageError(f"{folder} is in use by another process. {remedy}") from error
+    except OSError as error:  # a disk of the network that has no locks
+        warnings.warn(
+            f"{folder} cannot be locked ({error.strerror}): see to it that one process alone writes there.",
+            stacklevel=2,
+        )
     return lock

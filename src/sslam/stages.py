@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import get_args
 
 from sslam.checks import at_least
 from sslam.losses import Combination
@@ -107,6 +108,11 @@ class Stage:
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, num_clones=self.num_clones)
+        if self.source_combination not in get_args(Combination):
+            raise ValueError(
+                f"source_combination must be one of {', '.join(get_args(Combination))}, got "
+                f"{self.source_combination!r}."
+            )
         at_least(0, learning_rate=self.learning_rate)
         if not 0 <= self.warmup_steps <= self.steps:
             raise ValueError(

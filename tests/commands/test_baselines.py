@@ -1,10 +1,7 @@
 """What `sslam evaluate` sets beside every checkpoint: which rows, what wins over other options, and that they run."""
 
-import contextlib
-import subprocess
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,6 +10,7 @@ from sslam.commands import evaluate
 from sslam.commands.evaluate import EvaluationRun, all_runs, build_parser, chosen_parts, recipes_of
 from sslam.commands.evaluated_weights import baseline_files
 from sslam.report.results import read_record
+from tests.commands.test_evaluate import run_here
 from tests.data_modules.official_layouts import write_class_folder
 
 RANDOM, LOG_MEL, MFCC = "random weights", "log-mel statistics", "MFCC statistics"
@@ -66,17 +64,10 @@ def test_baselines__have_their_own_readout_and_front_end(method: str, left_out: 
     assert not (READOUTS | TOKENS) & {*sslam}
 
 
-def run_here(command: list[str], stdout: Any, **_: Any) -> Any:
-    """As a process would, but faster."""
-    with contextlib.redirect_stderr(stdout), contextlib.redirect_stdout(stdout):
-        code = main(command[3:])
-    return subprocess.CompletedProcess(command, code)
-
-
 def test_baselines__run_under_every_method(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     smoke = ["--config", "experiments/pretrain.yaml", "--config", "experiments/overrides/smoke.yaml"]
     assert main(["fit", *smoke, "--trainer.callbacks", "[]", "--run_id", "first"]) == 0
-    monkeypatch.setattr(evaluate.subprocess, "run", run_here)
+    monkeypatch.setattr(evaluate, "run_child", run_here)
     folder = write_class_folder(Path("sounds").absolute(), {"dog": 6, "hen": 6}, seconds=1.5)
     args = [
         "--checkpoint",

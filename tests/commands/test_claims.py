@@ -114,11 +114,11 @@ def test_claims__an_ended_one_goes_on(processes: Processes, capsys: pytest.Captu
 
 
 def test_claims__what_fails_leaves_out_what_needs_it(processes: Processes, capsys: pytest.CaptureFixture[str]) -> None:
-    processes.fails = "pretrain-stage_1/seed_2"
+    processes.fails = "pretrain_small-stage_1/seed_2"
     assert main(["claims", MIXTURES]) == FAILED
     said = capsys.readouterr()
-    assert "pretrain-stage_1, seed 2: not done, sslam fit: it is broken. (" in said.out
-    assert "mb_ua_pma-stage_2, seed 2: not done, because pretrain-stage_1, seed 2 is not" in said.out
+    assert "pretrain_small-stage_1, seed 2: not done, sslam fit: it is broken. (" in said.out
+    assert "mb_ua_pma-stage_2, seed 2: not done, because pretrain_small-stage_1, seed 2 is not" in said.out
     assert "5 of 16 runs were not done" in said.err
     first = lines_of("sslam_mixtures_help_polyphony")[0]
     assert (first["verdict"], first["no_interval"]) == (

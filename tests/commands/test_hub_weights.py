@@ -13,6 +13,7 @@ import soundfile
 from huggingface_hub import constants
 
 from sslam.__main__ import main
+from sslam.commands import evaluate
 from tests.checkpoints.hub_files import COMMIT, put_into_cache, save_hub
 from tests.checkpoints.published_files import fine_tuned, pre_trained
 from tests.commands.test_evaluate import run_here
@@ -54,7 +55,7 @@ def test_readme__the_command_evaluates_all_weights_of_the_table(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(made_cache(tmp_path / "hub", address.removeprefix("hf://"))))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(subprocess, "run", lambda command, stdout, **_: run_here(command, stdout))
+    monkeypatch.setattr(evaluate, "run_child", run_here)
     _, name, *args = COMMAND.replace("ADDRESS", address).replace("/path/to/esc50", str(esc50)).split()
     small = [
         "--no_baselines",

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -98,7 +98,8 @@ class Scale:
         seeds: Seeds of every pre-training.
         folds: Folds that recordings are divided into where they state none; the first is for evaluation alone.
         clones_divided_by: The numbers of clones of the stages are divided by this.
-        stages: What is laid over the stages of the files, in their order, such as steps and learning rate.
+        stages: What is laid over the stages of the files, in their order: their lengths and learning rates alone, for
+            the rest is what the arms compare.
         pretraining: Configs by the `scale` of a run, laid over its files.
         evaluation: Configs by the name of an evaluation, laid over its file.
     """
@@ -106,7 +107,7 @@ class Scale:
     seeds: list[int]
     pretraining: dict[str, dict[str, Any]]
     evaluation: dict[str, dict[str, Any]]
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    stages: list[dict[Literal["steps", "learning_rate", "warmup_steps"], Any]] = field(default_factory=list)
     clones_divided_by: int = 1
     folds: int = 5
 

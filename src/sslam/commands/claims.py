@@ -180,7 +180,7 @@ def _do(plan: Plan, run: PretrainingRun | EvaluationRun) -> str:
     if isinstance(run, PretrainingRun):
         if run.before is not None and not run.before.is_finished:
             return f"not done, because {run.before} is not"
-        require_same(run.folder, run.made_from())
+        require_same(run.folder, run.made_from(), "Choose another --output")
         if run.is_finished:
             return "done before"
         code, said = run.do()
@@ -188,7 +188,7 @@ def _do(plan: Plan, run: PretrainingRun | EvaluationRun) -> str:
         if not Path(run.weights.file).exists():
             return "not done, because its pre-training is not"
         more = plan.more(run.recipe.name)
-        require_same(run.folder, run.made_from(more))
+        require_same(run.folder, run.made_from(more), "Choose another --output")
         if run.is_finished:
             return "done before"
         run.folder.mkdir(parents=True, exist_ok=True)

@@ -298,7 +298,8 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     runs = list(all_runs(options, recipes, chosen, root))
     check_runs(runs, more)
     for evaluation in runs:
-        require_same(evaluation.folder, evaluation.made_from(more))
+        keeps = ", --no_baselines to keep the random weights that are there" if evaluation.weights.random else ""
+        require_same(evaluation.folder, evaluation.made_from(more), f"Choose another --run_id{keeps}")
     root.mkdir(parents=True, exist_ok=True)
     lock = lock_folder(root, "Wait for it, or choose another --run_id.")
     failures: list[int] = []
@@ -320,7 +321,7 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     if failures:
         print(f"\n{len(failures)} of {len(runs)} runs were not done; the table is of the others.", file=sys.stderr)
     if len(failures) == len(runs):
-        return max(failures)
+        return USERS_MISTAKE if set(failures) == {USERS_MISTAKE} else FAILED
     report([root], root)
     lock.release()
     return DONE if set(failures) <= {USERS_MISTAKE} else FAILED

@@ -47,14 +47,15 @@ def _digest_at(file: str, size: int, changed_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def require_same(folder: Path, now: Mapping[str, str]) -> None:
+def require_same(folder: Path, now: Mapping[str, str], remedy: str = "Choose another --run_id") -> None:
     """Refuse a folder whose run was made from something else; one that has no run, or an older one, is passed.
 
     Raises:
         UsageError: Names what differs.
     """
     path = folder / NAME
-    if not path.is_file():
+    has_begun = any(folder.glob("results-*.json")) or any(folder.glob("checkpoints/*.ckpt"))
+    if not (path.is_file() and has_begun):  # one that failed at once is done again, as it is asked for now
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
@@ -65,7 +66,7 @@ def require_same(folder: Path, now: Mapping[str, str]) -> None:
         raise UsageError(f"{path} is damaged. Remove {folder}, and the run is done again.") from error
     if different:
         raise UsageError(
-            f"The run in {folder} was made from something else: {'; '.join(different)}. Choose another --run_id, or "
+            f"The run in {folder} was made from something else: {'; '.join(different)}. {remedy}, or "
             "remove the folder to have it done again."
         )
 

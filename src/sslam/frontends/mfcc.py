@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sslam.checks import at_least
+from sslam.errors import UsageError
 from sslam.frontends.kaldi_fbank import KaldiFbank
 
 LIFTER = 22.0
@@ -47,6 +48,10 @@ class MFCC(KaldiFbank):
         lifter_F = 1 + LIFTER / 2 * torch.sin(math.pi * coefficient_F / LIFTER)
         self.register_buffer("transform_MF", cosines_MF * scale_F * lifter_F, persistent=False)
         self.transform_MF: Tensor
+
+    @property
+    def log_scale(self) -> float:
+        raise UsageError("MFCCs are no logarithms of powers (log_scale), which clip_contrast adds up. Give KaldiFbank.")
 
     def log_mel(self, waveform_BT: Tensor) -> Tensor:
         """Coefficients of waveforms (B, T), T at least one window: whole windows only, (B, L', F)."""

@@ -110,8 +110,8 @@ class SSLAM(Method):
                 "A stage has the objective clip_contrast, and clip_contrast is not given. Give "
                 f"sslam.clip_contrast.ClipContrast with width {encoder.width}."
             )
-        if clip_contrast is not None and clip_contrast.width != encoder.width:
-            raise ValueError(f"clip_contrast must have the encoder's width {encoder.width}, got {clip_contrast.width}.")
+        if clip_contrast is not None:
+            clip_contrast.check_fits(frontend, encoder)
         require_same_mel_bins(frontend, encoder)
         self.frontend = frontend
         self.masking = masking
@@ -148,7 +148,12 @@ class SSLAM(Method):
         return features_BLF, self.frontend(waveform_BT + partner_of(waveform_BT), longer_B)
 
     def losses(
-        self, features_BLF: Tensor, stage: Stage, random: RandomSource, summed_BLF: Tensor | None = None
+        self,
+        features_BLF: Tensor,
+        stage: Stage,
+        random: RandomSource,
+        summed_BLF: Tensor | None = None,
+        num_samples_B: Tensor | None = None,
     ) -> PretrainingLosses:
         """One batch of one stage: what the student predicts against what the teacher finds."""
         objectives = stage.objectives
@@ -193,8 +198,10 @@ class SSLAM(Method):
         contrast = features_BLF.new_zeros(())
         if objectives.clip_contrast:
             assert self.clip_contrast is not None
-            log_scale = self.frontend.log_scale
-            contrast = self.clip_contrast(self.student, features_BLF, self.masking, log_scale, random)
+            num_frames_B = None if num_samples_B is None else self.frontend.frames_in(num_samples_B)
+            contrast = self.clip_contrast(
+                self.student, features_BLF, self.masking, self.frontend.log_scale, random, num_frames_B
+            )
         return PretrainingLosses(
             patch=patch_sum / num_masked_tokens,
             cls=self.cls_loss_weight * cls_sum / num_rows,
@@ -257,7 +264,7 @@ class SSLAM(Method):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         stage, _ = stage_at(self.stages, self.global_step)
         features_BLF, summed_BLF = self.features(batch["waveform"], batch.get("num_samples"), stage)
-        losses = self.losses(features_BLF, stage, self.random_source(batch_idx), summed_BLF)
+        losses = self.losses(features_BLF, stage, self.random_source(batch_idx), summed_BLF, batch.get("num_samples"))
         self.log("train/loss", losses.total.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.by_name(stage.objectives).items()})
         if losses.target_moments is not None and losses.prediction_moments is not None:
@@ -303,6 +310,12 @@ class SSLAM(Method):
         return torch.optim.AdamW(groups, lr=self.stages[0].learning_rate_at(0), betas=self.betas, eps=1e-8, fused=True)
 
     def on_fit_start(self) -> None:
+        ddp_arguments = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
+        if self.clip_contrast is not None and not ddp_arguments.get("find_unused_parameters"):
+            raise ValueError(
+                "With clip_contrast a stage may leave the decoder, or the head of clip_contrast, without "
+                "gradients, which several processes must know. Give --trainer.strategy ddp_find_unused_parameters_true."
+            )
         total_steps = sum(stage.steps for stage in self.stages)
         if self.trainer.max_steps > total_steps:
             raise ValueError(
@@ -320,7 +333,8 @@ class SSLAM(Method):
         if len(batch["waveform"]) < 2 and stage.objectives.compares_clips:
             return  # the last clip of an odd set has no other one beside it
         features_BLF, summed_BLF = self.features(batch["waveform"], batch.get("num_samples"), stage)
-        losses = self.losses(features_BLF, stage, RandomSource.seeded(self.device, batch_idx), summed_BLF)
+        random = RandomSource.seeded(self.device, batch_idx)
+        losses = self.losses(features_BLF, stage, random, summed_BLF, batch.get("num_samples"))
         self.mean_losses.update({"loss": losses.total} | losses.by_name(stage.objectives), len(features_BLF))
 
     def finish_evaluation(self, split: str) -> None:

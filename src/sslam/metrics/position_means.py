@@ -84,6 +84,8 @@ class PositionMeans:
         return PatchLosses(student.detach(), *torch.stack(losses).sum(dim=0)) if losses and is_known else None
 
     def _add(self, kind: str, mean_PD: Tensor | None, batch_PD: Tensor) -> None:
+        # What is not finite, of a step that is skipped, leaves the mean as it is.
+        batch_PD = torch.where(batch_PD.isfinite(), batch_PD, 0.0 if mean_PD is None else mean_PD)
         num_batches = 1 if mean_PD is None else self.means[kind][1] + 1
         share = (1 - self.decay) / (1 - self.decay**num_batches)
         self.means[kind] = (batch_PD if mean_PD is None else mean_PD.lerp(batch_PD, share), num_batches)
