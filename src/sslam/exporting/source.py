@@ -77,7 +77,10 @@ def read_source(
         global_step=read_contents(location.file).global_step,
         config=_read_config(run / CONFIG) if run else {},
         data=_read_data(run / DATA) if run else {},
-        results=[*_own_results(run), *_given_results(results, {sha256, checkpoint.source_sha256})],
+        results=[
+            *_own_results(run if run and _is_last(location.file) else None),
+            *_given_results(results, {sha256, checkpoint.source_sha256}),
+        ],
     )
 
 
@@ -136,6 +139,12 @@ def _publishable(value: Any) -> Any:
 
 def _read_data(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def _is_last(file: Path) -> bool:
+    """Whether a run's own results are of this checkpoint of it."""
+    last = file.with_name(LAST)
+    return last.exists() and file.samefile(last)
 
 
 def _own_results(run: Path | None) -> list[Run]:

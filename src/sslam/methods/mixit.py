@@ -100,8 +100,8 @@ class MixIT(Method):
         self.learning_rate = learning_rate
         self.halving_steps = halving_steps
         self.weights_to_start_from = initial_checkpoint
-        self.mean_losses = LossMeans(["loss"])
-        self.mixture_improvement = MixtureImprovement()
+        self.mean_losses = LossMeans(["loss", "supervised_loss"])
+        self.mixture_improvement = MixtureImprovement(self.assignments)
         self.separation = SeparationMetrics()
 
     @classmethod
@@ -158,6 +158,8 @@ class MixIT(Method):
     def evaluation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss and MoMi of sums of mixtures; where the sources are known (``stems``), how the clips are separated.
 
+        ``loss`` is the unsupervised one whatever the supervised share is, so that runs of all shares compare.
+
         Which clips are added up depends on their order, and so on the number of processes.
         """
         mixtures_GMT = self.mixtures(batch["waveform"], batch.get("partner"))
@@ -169,6 +171,9 @@ class MixIT(Method):
             self.mixture_improvement.update(estimates_GNT, mixtures_GMT)
         if "stems" in batch:
             self.separation.update(self.separator(batch["waveform"]), batch["stems"], batch["waveform"])
+            if self.supervised_share:
+                supervised = self.supervised_loss(batch["waveform"], batch["stems"])
+                self.mean_losses.update({"supervised_loss": supervised}, len(batch["waveform"]))
 
     def finish_evaluation(self, split: str) -> None:
         """Log what could be told, over all clips of all processes; a test also prints it as FUSS's evaluation does."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sslam.losses import best_assignment, pairwise_si_snr, permutation_invariant, remix, si_snr
+from sslam.losses.mixit import ALL_ASSIGNMENTS, Assignments
 
 # Root mean square above which a source counts. An estimate counts up to 20 dB below the clip's quietest source.
 ACTIVE_RMS = 1e-8
@@ -163,6 +164,7 @@ class MixtureImprovement(Metric):
     already is the mixture.
 
     Args:
+        assignments: Which mixtures an estimate may belong to.
         **kwargs: Arguments of :class:`torchmetrics.Metric`.
     """
 
@@ -170,14 +172,16 @@ class MixtureImprovement(Metric):
     total: Tensor
     number: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, assignments: Assignments = ALL_ASSIGNMENTS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.assignments = assignments
         self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("number", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, estimates_BNT: Tensor, mixtures_BMT: Tensor) -> None:
         """Add estimates (B, N, T) of the sources in the sums of mixtures (B, M, T)."""
-        remixed_BMT = remix(estimates_BNT, best_assignment(mixtures_BMT, estimates_BNT), mixtures_BMT.shape[1])
+        assignment = best_assignment(mixtures_BMT, estimates_BNT, assignments=self.assignments)
+        remixed_BMT = remix(estimates_BNT, assignment, mixtures_BMT.shape[1])
         mixture_of_mixtures_B1T = mixtures_BMT.sum(dim=1, keepdim=True)
         improvement_BM = si_snr(mixtures_BMT, remixed_BMT) - si_snr(mixtures_BMT, mixture_of_mixtures_B1T)
         active_BM = mixtures_BMT.square().mean(dim=-1) > ACTIVE_RMS**2

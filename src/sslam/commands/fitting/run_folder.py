@@ -270,7 +270,9 @@ class RunCheckpoint(ModelCheckpoint):
             # The file knows its value; the state that the run goes on from may be older than the file.
             if self.watched_metric is not None and self.best_path.is_file():
                 best = torch.load(self.best_path, map_location="cpu", weights_only=True, mmap=True)
-                *metric, value = best["callbacks"][self.state_key]["watched"]
+                # Under whichever settings it was written, which its key holds.
+                states = [state["watched"] for state in best["callbacks"].values() if "watched" in state]
+                *metric, value = states[0] if states else (None, None)
                 self.best_value = value if metric == [self.watched_metric, self.watched_mode] else None
 
     def _should_remove_checkpoint(self, trainer: pl.Trainer, previous: str, current: str) -> bool:
