@@ -68,7 +68,7 @@ def test_multi_view_nt_xent_loss__needs_a_pair_and_another_clip(clip: list[int])
 
 def test_hear__without_background_and_level_is_the_clip_begun_elsewhere() -> None:
     features_BLF = features()
-    heard_BLF = ClipContrast(8, max_background=0, level_deviation=0).hear(features_BLF, 9.0, source())
+    heard_BLF = ClipContrast(max_background=0, level_deviation=0).hear(features_BLF, 9.0, source())
     starts = set()
     for clip, heard in zip(features_BLF, heard_BLF, strict=True):
         start = next(s for s in range(64) if torch.allclose(clip.roll(-s, dims=0), heard, atol=1e-5))
@@ -77,7 +77,7 @@ def test_hear__without_background_and_level_is_the_clip_begun_elsewhere() -> Non
 
 
 def test_hear__hears_parts_of_the_length_that_is_given() -> None:
-    contrast = ClipContrast(8, max_background=0, level_deviation=0, view_frames=16)
+    contrast = ClipContrast(max_background=0, level_deviation=0, view_frames=16)
     heard_BLF = contrast.hear(features(), 9.0, source())
     assert heard_BLF.shape == (3, 16, 8)
     assert any(torch.allclose(features()[0].roll(-s, dims=0)[:16], heard_BLF[0], atol=1e-5) for s in range(64))
@@ -85,7 +85,7 @@ def test_hear__hears_parts_of_the_length_that_is_given() -> None:
 
 def test_hear__adds_powers_whatever_the_features_are_divided_by() -> None:
     """A clip in its own background is itself; of a loud and a silent one the loud one is left, less its share."""
-    contrast = ClipContrast(8, max_background=0.5, level_deviation=0)
+    contrast = ClipContrast(max_background=0.5, level_deviation=0)
     same_BLF = features(1).expand(3, -1, -1)
     heard_BLF = contrast.hear(same_BLF[:, :1].expand(-1, 64, -1), 9.0, source())
     torch.testing.assert_close(heard_BLF, same_BLF[:, :1].expand(-1, 64, -1), rtol=0, atol=1e-5)
@@ -96,7 +96,7 @@ def test_hear__adds_powers_whatever_the_features_are_divided_by() -> None:
 
 
 def test_hear__level_moves_a_whole_view_by_decibels() -> None:
-    contrast = ClipContrast(8, max_background=0, level_deviation=10)
+    contrast = ClipContrast(max_background=0, level_deviation=10)
     heard_BLF = contrast.hear(torch.zeros(4000, 1, 8), 2.0, source())
     level_B = heard_BLF[:, 0, 0]
     assert torch.equal(heard_BLF, level_B[:, None, None].expand_as(heard_BLF))
@@ -127,11 +127,11 @@ def losses_of(module: Any, loader: DataLoader) -> list[float]:
 
 def test_training__a_stage_without_it_is_the_same_to_the_bit_with_its_head_there() -> None:
     # The head is drawn after all else, so the other weights are the same.
-    assert losses_of(make_method(), clips(8)) == losses_of(make_method(clip_contrast=ClipContrast(32)), clips(8))
+    assert losses_of(make_method(), clips(8)) == losses_of(make_method(clip_contrast=ClipContrast()), clips(8))
 
 
 def test_training__weight_adds_to_the_other_losses() -> None:
-    module = make_method([make_stage(objectives=Objectives(clip_contrast=2))], clip_contrast=ClipContrast(32))
+    module = make_method([make_stage(objectives=Objectives(clip_contrast=2))], clip_contrast=ClipContrast())
     batch = next(iter(clips(4, batch_size=4)))
     features_BLF = module.frontend(batch["waveform"])
     losses = module.losses(features_BLF, module.stages[0], source())
@@ -146,25 +146,33 @@ def test_training__weight_adds_to_the_other_losses() -> None:
 def test_training__clips_are_told_apart() -> None:
     """Alone, it lowers its loss below that of views that are all alike, and leaves the decoder alone."""
     stage = make_stage(steps=80, objectives=APART)
-    module = make_method([stage], clip_contrast=ClipContrast(32, num_clones=1, max_background=0.1, level_deviation=0))
+    module = make_method([stage], clip_contrast=ClipContrast(num_clones=1, max_background=0.1, level_deviation=0))
     decoder = {name: value.clone() for name, value in module.decoder.state_dict().items()}
     losses = losses_of(module, tones())
     assert sum(losses[-10:]) / 10 < 0.7 * min(losses[:4])
     assert all(torch.allclose(value, decoder[name], rtol=0.01) for name, value in module.decoder.state_dict().items())
 
 
-def test_init__the_objective_needs_its_part_and_the_part_the_width() -> None:
-    with pytest.raises(ValueError, match=r"Give sslam.clip_contrast.ClipContrast with width 32"):
+def test_init__the_objective_needs_its_part_and_views_whole_patches() -> None:
+    with pytest.raises(ValueError, match=r"Give sslam.clip_contrast.ClipContrast\."):
         make_method([make_stage(objectives=APART)])
-    with pytest.raises(ValueError, match="must have the encoder's width 32, got 16"):
-        make_method(clip_contrast=ClipContrast(16))
+    with pytest.raises(ValueError, match="must be a multiple of the encoder's patch_size 16, got 24"):
+        make_method(clip_contrast=ClipContrast(view_frames=24))
+
+
+def test_hear__what_is_padding_is_not_heard() -> None:
+    features_BLF = features()
+    features_BLF[:, 40:] = 1000.0
+    heard_BLF = ClipContrast().hear(features_BLF, 9.0, source(), torch.tensor([40, 30, 1]))
+    assert heard_BLF.shape == features_BLF.shape
+    assert heard_BLF.max() < 100
 
 
 def test_checkpoint__goes_on_to_the_bit_and_starts_published_stages(tmp_path: Path) -> None:
     def module() -> Any:
         torch.manual_seed(0)
         stages = [make_stage(objectives=APART), make_stage()]
-        return make_method(stages, clip_contrast=ClipContrast(32))
+        return make_method(stages, clip_contrast=ClipContrast())
 
     # Equal batches, for a plain loader begins anew.
     same_clips = DataLoader(list(clips(2).dataset) * 8, batch_size=2)
@@ -186,7 +194,7 @@ def test_checkpoint__goes_on_to_the_bit_and_starts_published_stages(tmp_path: Pa
 
 
 def test_evaluation__a_last_batch_of_one_clip_is_left_out() -> None:
-    module = make_method([make_stage(objectives=APART)], clip_contrast=ClipContrast(32))
+    module = make_method([make_stage(objectives=APART)], clip_contrast=ClipContrast())
     trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     (results,) = trainer.validate(module, clips(5), verbose=False)
     assert results.keys() == {"val/loss", "val/clip_contrast_loss"}

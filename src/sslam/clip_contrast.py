@@ -27,7 +27,6 @@ class ClipContrast(nn.Module):
     There is neither decoder nor teacher in it, so a step is cheap.
 
     Args:
-        width: Encoder width D.
         num_clones: Masked views K of each of the two hearings.
         temperature: Divides the cosine similarities.
         max_background: Largest share of the background in the power of a view, in [0, 1); drawn uniformly from 0.
@@ -43,7 +42,6 @@ class ClipContrast(nn.Module):
 
     def __init__(
         self,
-        width: int = 768,
         num_clones: int = 2,
         temperature: float = 0.2,
         max_background: float = 0.4,
@@ -53,7 +51,7 @@ class ClipContrast(nn.Module):
         out: int = 128,
     ) -> None:
         super().__init__()
-        at_least(1, width=width, num_clones=num_clones, hidden=hidden, out=out, view_frames=view_frames)
+        at_least(1, num_clones=num_clones, hidden=hidden, out=out, view_frames=view_frames)
         positive(temperature=temperature)
         within(0, 1, "[)", max_background=max_background)
         at_least(0, level_deviation=level_deviation)
@@ -62,24 +60,23 @@ class ClipContrast(nn.Module):
         self.max_background = max_background
         self.view_frames = view_frames
         self.level_deviation = level_deviation
-        self.width = width
-        self.norm = nn.LayerNorm(3 * width)
-        self.head = ProjectionHead(3 * width, hidden, out)
+        self.hidden = hidden
+        self.out = out
 
-    def check_fits(self, frontend: Frontend, encoder: AudioViT) -> None:
-        """Refuses what would fail, or be wrong, in the first step.
+    def build_head(self, frontend: Frontend, encoder: AudioViT) -> None:
+        """Make the norm and the projection head of the encoder's width; the method does so once.
 
         Raises:
-            ValueError: If the width or ``view_frames`` does not fit the encoder, or features are no log-mels.
+            ValueError: If ``view_frames`` does not fit the encoder, or the front end's features are no log-mels.
         """
-        if self.width != encoder.width:
-            raise ValueError(f"clip_contrast must have the encoder's width {encoder.width}, got {self.width}.")
         if self.view_frames is not None and self.view_frames % encoder.patch_size:
             raise ValueError(
                 f"view_frames must be a multiple of the encoder's patch_size {encoder.patch_size}, got "
                 f"{self.view_frames}."
             )
         _ = frontend.log_scale  # raises
+        self.norm = nn.LayerNorm(3 * encoder.width)
+        self.head = ProjectionHead(3 * encoder.width, self.hidden, self.out)
 
     def forward(
         self,

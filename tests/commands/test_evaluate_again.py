@@ -14,7 +14,7 @@ from sslam.commands import evaluate
 from sslam.commands.child_process import Ended, run_child
 from sslam.commands.exit_codes import TERMINATED
 
-ROW = ["--task", "esc50", "--method", "linear_probe", "--folds", "1", "--run_id", "mine"]
+ROW = ["--task", "esc50", "--method", "linear_probe", "--folds", "1", "--no_baselines", "--run_id", "mine"]
 
 
 @pytest.fixture(autouse=True)

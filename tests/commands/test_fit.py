@@ -118,7 +118,7 @@ def test_fit__checkpoints_progress_and_logs_can_be_turned_off() -> None:
     ]
     assert main(["fit", *BARE, *off]) == 0
     (folder,) = run_folders()
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "data.json"]
+    assert sorted(path.name for path in folder.iterdir()) == [".lock", "config.yaml", "data.json"]
 
 
 def test_fit__keeps_milestones_and_the_last_state() -> None:

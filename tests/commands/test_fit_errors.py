@@ -83,7 +83,7 @@ def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--config", "experiments/pretrian.yaml"], "no config file experiments/pretrian.yaml. Did you mean"),
         (["--config=experiments/overrides/smok.yaml"], "Did you mean experiments/overrides/smoke.yaml?"),
         (["--config", "zzz.yaml"], "no config file zzz.yaml. The project's own are: experiments/contrastive.yaml, "),
-        (["--model.encoder", "blocks/vit_bas.yaml"], "encoder: There is no config file blocks/vit_bas.yaml"),
+        (["--model.encoder", "blocks/vit_bas.yaml"], "There is no config file blocks/vit_bas.yaml"),
         (["--model.encoder", "blocks/vit_bas.yaml"], "Did you mean blocks/vit_base.yaml?"),
         (["--data", "data_modules.FolderDataModule", "--data.root", "nowhere"], "'nowhere' does not exist"),
         (["--model.initial_checkpoint", "nowhere.ckpt"], "nowhere.ckpt"),

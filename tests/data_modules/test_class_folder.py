@@ -19,6 +19,7 @@ import torch
 from data_modules import ClassFolderDataModule
 from data_modules.class_folder import fitting_seconds
 from data_modules.recordings import find_recordings, read_recordings
+from sslam.audio import AUDIO_EXTENSIONS
 from tests.data_modules.official_layouts import RATE, write_noise
 from tests.mp3 import damage, write_mp3
 
@@ -344,7 +345,7 @@ def test_class_folder__missing_files_are_counted_and_named(write_table: Callable
         data.setup("fit")
     assert {Path(bad).name: problem.reason for bad, problem in data.bad_files.problems.items()} == {
         "s5.wav": "no such file",
-        "s8.aiff": "its name does not end in .wav, .flac, .mp3, .ogg, or is hidden",
+        "s8.aiff": f"its name does not end in {', '.join(AUDIO_EXTENSIONS)}, or is hidden",
     }
     assert sum(listing.missing for listing in data.listings.values()) == 2
 

@@ -11,7 +11,7 @@ EDGE = "the best learning rate, 0.03, is the highest of the probe's grid. Add hi
 
 def test_notes__warnings_of_folds_are_gathered(write_run: Callable[..., Path], tmp_path: Path) -> None:
     for fold, warnings in ((1, []), (2, [EDGE]), (3, [EDGE])):
-        write_run(f"fold{fold}", title=f"ESC-50 fold {fold}", warnings=warnings, readout="statistics")
+        write_run(f"fold{fold}", title="ESC-50", fold=fold, warnings=warnings, readout="statistics")
     write_run("scenes", title="Scenes", warnings=[EDGE])
     runs, problems = read_records([tmp_path / "runs"])
     assert problems == []

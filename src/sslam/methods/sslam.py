@@ -108,10 +108,10 @@ class SSLAM(Method):
         if clip_contrast is None and any(stage.objectives.clip_contrast for stage in stages):
             raise ValueError(
                 "A stage has the objective clip_contrast, and clip_contrast is not given. Give "
-                f"sslam.clip_contrast.ClipContrast with width {encoder.width}."
+                "sslam.clip_contrast.ClipContrast."
             )
         if clip_contrast is not None:
-            clip_contrast.check_fits(frontend, encoder)
+            clip_contrast.build_head(frontend, encoder)
         require_same_mel_bins(frontend, encoder)
         self.frontend = frontend
         self.masking = masking
@@ -189,6 +189,7 @@ class SSLAM(Method):
                 targets["mixture"] = (target_BPD, objectives.mixed * share_BP if objectives.mixed else None)
             if objectives.retains_sources:
                 target_BPD, target_B1D = self.retain_both(clip_targets, mixture, stage)
+                targets["sources"] = (target_BPD, None)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
                 retained_cls = cls_loss(cls_BKD, target_B1D).sum()
