@@ -120,7 +120,7 @@ contrastive-others: setup ## of section 5.3 and appendix A: a cascade; four chan
 # CLAIMS='file.yaml ...' names other claims, MORE='--scale FILE.yaml' another size; the same command goes on.
 CLAIMS ?= experiments/claims/sslam_*.yaml
 
-claims: setup ## test the claims of SSLAM, with a verdict of each, in 40 minutes on a CPU core: DATA=folder of recordings
+claims: setup ## test the claims of SSLAM, with a verdict of each: DATA=folder of recordings
 	$(SSLAM) claims $(CLAIMS) $(if $(DATA),--data.root '$(DATA)') $(MORE)
 
 test: setup ## set up and run all tests

@@ -88,7 +88,8 @@ class StopOnSignal(pl.Callback):
         return note
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.world_size > 1 and torch.distributed.is_initialized():
+        # Of a linear probe's one pass, without steps, the processes have different numbers of batches.
+        if trainer.world_size > 1 and torch.distributed.is_initialized() and pl_module.automatic_optimization:
             # On the CPU, whatever the gradients travel over: nothing waits for the device.
             self._group = torch.distributed.new_group(backend="gloo")
 
@@ -100,6 +101,8 @@ class StopOnSignal(pl.Callback):
         if not is_step or not (signum := self._agreed()):
             return
         keeper = next((callback for callback in trainer.checkpoint_callbacks if isinstance(callback, SavesNow)), None)
+        if trainer.world_size > 1 and self._group is None:
+            keeper = None  # the others may be elsewhere, and such a pass begins anew
         if keeper is not None:
             keeper.save_now(trainer)
         environment = trainer._accelerator_connector.cluster_environment

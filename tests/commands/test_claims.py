@@ -162,7 +162,7 @@ def test_claims__one_that_cannot_be_judged(processes: Processes, capsys: pytest.
 def tiny_scale(tmp_path: Path) -> Path:
     """The small scale with one seed, two steps and a tiny encoder."""
     scale = yaml.safe_load((CLAIMS / "scale_small.yaml").read_text())
-    scale |= {"seeds": [0], "folds": 3, "clones_divided_by": 8, "stages": [{"steps": 2, "warmup_steps": 0}] * 2}
+    scale |= {"seeds": [0], "folds": 3, "clones_divided_by": 4, "stages": [{"steps": 2, "warmup_steps": 0}] * 2}
     pretraining = scale["pretraining"]["sslam"]
     tiny = {"class_path": "sslam.networks.AudioViT", "init_args": {"width": 32, "depth": 2, "num_heads": 2}}
     decoder = {"init_args": {"width": 32, "decoder_width": 32, "depth": 1}}

@@ -23,6 +23,7 @@ STATISTICS = {
     "data/spass.yaml": (-5.275, 3.268),
     "data/speech_commands.yaml": (-6.846, 5.565),
     "overrides/small.yaml": (-6.627, 5.359),  # of ESC-50
+    "pretrain_small.yaml": (-6.627, 5.359),
 }
 SPEECH_COMMANDS_12 = "data/speech_commands.yaml with 12 classes"
 
