@@ -85,8 +85,8 @@ def test_claims__of_sslam_second_stages_go_on_from_one_first_stage(
     first = next(iter(arms.values())).first_encoder
     assert start == str(first.checkpoint)
     (stage,) = config_of_run(first, capsys)["model"]["init_args"]["stages"]
-    assert Objectives(**stage["objectives"]) == Objectives(1, 0, 0)
-    assert (stage["steps"], stage["num_clones"], stage["cls_target_layers"]) == (300, 4, None)
+    assert Objectives(**stage["objectives"]) == Objectives(0, 0, 0, clip_contrast=1)
+    assert stage["steps"] == 450
 
 
 @pytest.mark.parametrize("folder", ["recordings", "built_in"])
