@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import NamedTuple
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from sslam.audio import SAMPLE_RATE, AudioFileError, FileProblem, decode_audio
+from sslam.folds import divide, most_folds, rarest_classes
 
 IDENTITY_SECONDS = (
     10.0  # of each file are compared: what most clips hold, and hours of recording cost no more than that
@@ -89,7 +89,7 @@ def stratified_folds(
 ) -> NDArray[np.int64]:
     """Divide clips into folds with about equal shares of every class, and no group in two of them.
 
-    These are the folds of scikit-learn's `StratifiedGroupKFold`. It knows one class per clip: a clip with several
+    These are the folds of :func:`sslam.folds.divide`, which knows one class per clip: a clip with several
     counts for the rarest of them, so that rare classes are spread best. Within 3000 clips of 50 classes the shares of a
     class then differ from equal ones by .6 of what they do in folds drawn at random.
 
@@ -106,28 +106,13 @@ def stratified_folds(
         ValueError: If there are fewer groups than folds, no class has as many clips as there are folds, or a fold would
             be empty.
     """
-    from sklearn.model_selection import StratifiedGroupKFold  # takes a second
-
-    num_groups = len(np.unique(groups_N))
-    clips_C = np.asarray(labels_NC.sum(axis=0))
-    rows = zip(labels_NC.indptr[:-1], labels_NC.indptr[1:], strict=True)
-    rarest_N = np.array([min(labels_NC.indices[start:end], key=lambda column: clips_C[column]) for start, end in rows])
-    most = min(num_groups, int(np.bincount(rarest_N).max(initial=0)))
+    class_N = rarest_classes(labels_NC)
+    most = most_folds(class_N, groups_N)
     if most < num_folds:
         fewer = f"Pass --data.num_folds {most}, or add recordings." if most >= 2 else "Add recordings."
         raise ValueError(
-            f"num_folds is {num_folds}, and the {len(rarest_N)} usable recordings make at most {most} folds: they are "
-            f"{num_groups} recordings or groups that stay together, and no class has more than {most}. {fewer}"
+            f"num_folds is {num_folds}, and the {len(class_N)} usable recordings make at most {most} folds: they are "
+            f"{len(np.unique(groups_N))} recordings or groups that stay together, and no class has more than {most}. "
+            f"{fewer}"
         )
-    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-    folds_N = np.zeros(len(rarest_N), np.int64)
-    with catch_warnings():
-        simplefilter("ignore")  # of classes with fewer clips than folds, which it does not name
-        for fold, (_, held_out) in enumerate(splitter.split(folds_N, rarest_N, groups_N), start=1):
-            folds_N[held_out] = fold
-    if empty := set(range(1, num_folds + 1)).difference(folds_N.tolist()):
-        raise ValueError(
-            f"num_folds is {num_folds}, and fold {min(empty)} would be empty: the {num_groups} recordings or groups "
-            f"that stay together differ too much. Pass --data.num_folds {num_folds - 1} or less, or add recordings."
-        )
-    return folds_N
+    return divide(class_N, groups_N, num_folds, seed, "--data.num_folds")

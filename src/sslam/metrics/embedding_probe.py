@@ -4,16 +4,18 @@ Shape letters: N clips, C classes, W width of an embedding.
 """
 
 from collections.abc import Sequence
-from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from sslam.folds import divide, most_folds, rarest_classes
 
 NUM_NEIGHBORS = 10
 PENALTIES = tuple(10.0**exponent for exponent in range(-1, 7))
@@ -35,7 +37,8 @@ def grouped_folds(
         seed: Seed of the order in which groups are given to folds.
 
     Raises:
-        ValueError: If fewer than two classes have clips, or there are too few groups or clips of a class.
+        ValueError: If fewer than two classes have clips, there are too few groups or clips of a class, or
+            a fold would be empty.
     """
     clips_C = labels_NC.sum(axis=0)
     if (num_classes := np.count_nonzero(clips_C)) < 2:
@@ -43,18 +46,16 @@ def grouped_folds(
             f"A probe needs two classes at least, and its {len(labels_NC)} clips have {num_classes}. Give it other "
             "data, or more of its clips."
         )
-    rarest_N = np.where(labels_NC > 0, clips_C, np.inf).argmin(axis=1)
-    most = min(len(np.unique(groups_N)), int(np.bincount(rarest_N).max()))
+    class_N = rarest_classes(csr_array(labels_NC))
+    most = most_folds(class_N, groups_N)
     if most < num_folds:
         raise ValueError(
             f"num_folds is {num_folds}, and the {len(labels_NC)} clips of the probe make {most} folds at most: they "
             f"are of {len(np.unique(groups_N))} recordings, and no class has more than {most} of them. Give it more "
             "clips, or take fewer folds."
         )
-    with catch_warnings():
-        simplefilter("ignore")  # of classes with fewer clips than folds
-        splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
-        return list(splitter.split(rarest_N, rarest_N, groups_N))
+    folds_N = divide(class_N, groups_N, num_folds, seed)
+    return [(np.flatnonzero(folds_N != fold), np.flatnonzero(folds_N == fold)) for fold in range(1, num_folds + 1)]
 
 
 def probe_embeddings(
