@@ -1,37 +1,41 @@
-"""Telling clips apart: what an encoder learns from little data, where masked latents mostly teach it positions.
+"""Telling clips apart, also within mixtures: what an encoder learns from little data, where masked latents mostly teach
+it positions.
 
-Shape letters: B clips, K clones of each of two views, R rows (clips x views x clones), L frames, F mel bins, V kept
+Shape letters: B clips, K clones of each of two views, R rows (views x clips x clones), L frames, F mel bins, V kept
 patches, D width.
 """
-
-import math
 
 import torch
 from torch import Tensor, nn
 
 from sslam.checks import at_least, positive, within
 from sslam.frontends import Frontend
-from sslam.losses import multi_view_nt_xent_loss
+from sslam.losses import shared_content_loss
 from sslam.networks import AudioViT, ProjectionHead
-from sslam.transforms import InverseBlockMasking, RandomSource
+from sslam.transforms import Hearing, InverseBlockMasking, RandomSource
+from sslam.transforms.hearing import DECIBELS
 
-DECIBELS = 10 / math.log(10)  # to one neper of power
+# A clip is made louder or softer by at most this much where it is mixed: silence is not made a sound.
+LARGEST_GAIN = 30.0 / DECIBELS
 
 
 class ClipContrast(nn.Module):
-    """Masked views of one clip must be found among those of the other clips. Not part of the published SSLAM.
+    """Masked views of mixtures must show what they have in common. Not part of the published SSLAM.
 
-    Each clip is heard twice, beginning at other times, at other levels and each time with another clip in the
-    background; of each hearing the student sees ``num_clones`` masked views. Their pooled tokens go through a
-    projection head, and every view must find the others of its clip (NT-Xent, as in Fonseca et al. 2021, equation 1).
-    There is neither decoder nor teacher in it, so a step is cheap.
+    Each clip is heard twice (:class:`~sslam.transforms.Hearing`), each time mixed with another clip of the batch at
+    another ratio; of each mixture the student sees ``num_clones`` masked views. Their pooled tokens go through a
+    projection head, and a view is to be as similar to another as they share clips
+    (:func:`~sslam.losses.shared_content_loss`): two mixtures with the same dog are alike by the share that the dog has
+    in both. The idea is that of MixCo (Kim et al. 2020), whose mixtures of images are found by their parts. There is
+    neither decoder nor teacher in it, so a step is cheap.
 
     Args:
-        num_clones: Masked views K of each of the two hearings.
+        num_clones: Masked views K of each of the two mixtures.
         temperature: Divides the cosine similarities.
-        max_background: Largest share of the background in the power of a view, in [0, 1); drawn uniformly from 0.
-        view_frames: Frames that a view hears of a clip, which begins again where it ends; None for all. Views of parts
-            have less in common, and cost less.
+        mixed_share: Share of the views that are mixtures of two clips, in [0, 1]; the others are clips alone.
+        largest_snr: Ratio of the powers of a mixture's clips in dB, drawn uniformly up to this to either side.
+        hearing: How a clip is heard; None for the defaults of :class:`~sslam.transforms.Hearing`. Views of parts have
+            less in common, and cost less.
         level_deviation: Standard deviation of the level of a view in dB; 0 keeps it.
         hidden: Units of the projection head's hidden layer.
         out: Size of the projected embeddings.
@@ -44,21 +48,23 @@ class ClipContrast(nn.Module):
         self,
         num_clones: int = 2,
         temperature: float = 0.2,
-        max_background: float = 0.4,
-        view_frames: int | None = None,
+        mixed_share: float = 0.8,
+        largest_snr: float = 10.0,
+        hearing: Hearing | None = None,
         level_deviation: float = 9.0,
         hidden: int = 256,
         out: int = 128,
     ) -> None:
         super().__init__()
-        at_least(1, num_clones=num_clones, hidden=hidden, out=out, view_frames=view_frames)
+        at_least(1, num_clones=num_clones, hidden=hidden, out=out)
         positive(temperature=temperature)
-        within(0, 1, "[)", max_background=max_background)
-        at_least(0, level_deviation=level_deviation)
+        within(0, 1, mixed_share=mixed_share)
+        at_least(0, largest_snr=largest_snr, level_deviation=level_deviation)
         self.num_clones = num_clones
         self.temperature = temperature
-        self.max_background = max_background
-        self.view_frames = view_frames
+        self.mixed_share = mixed_share
+        self.largest_snr = largest_snr
+        self.hearing = Hearing() if hearing is None else hearing
         self.level_deviation = level_deviation
         self.hidden = hidden
         self.out = out
@@ -69,10 +75,10 @@ class ClipContrast(nn.Module):
         Raises:
             ValueError: If ``view_frames`` does not fit the encoder, or the front end's features are no log-mels.
         """
-        if self.view_frames is not None and self.view_frames % encoder.patch_size:
+        view_frames = self.hearing.view_frames
+        if view_frames is not None and view_frames % encoder.patch_size:
             raise ValueError(
-                f"view_frames must be a multiple of the encoder's patch_size {encoder.patch_size}, got "
-                f"{self.view_frames}."
+                f"view_frames must be a multiple of the encoder's patch_size {encoder.patch_size}, got {view_frames}."
             )
         _ = frontend.log_scale  # raises
         self.norm = nn.LayerNorm(3 * encoder.width)
@@ -98,7 +104,7 @@ class ClipContrast(nn.Module):
             num_frames_B: Frames of each clip, behind which there is padding, (B,); None where there is none.
 
         Returns:
-            Scalar, float32; log(R - 2 K + 1) where all views are alike.
+            Scalar, float32; log(R - 1) where all views are alike.
 
         Raises:
             ValueError: If there is one clip only.
@@ -107,36 +113,39 @@ class ClipContrast(nn.Module):
             raise ValueError(
                 "Clips are told apart from other clips, got a batch of one. Give every process at least 2 clips."
             )
-        views_BLF = torch.cat([self.hear(features_BLF, log_scale, random, num_frames_B) for _ in range(2)])
-        tokens_RVD = self.encode_masked(student, views_BLF, masking, random)
+        first, second = (self.hear(features_BLF, log_scale, random, num_frames_B) for _ in range(2))
+        tokens_RVD = self.encode_masked(student, torch.cat([first[0], second[0]]), masking, random)
         patches_RVD = tokens_RVD[:, 1:].float()
         deviation_RD, mean_RD = torch.std_mean(patches_RVD, dim=1, correction=0)
         pooled = self.norm(torch.cat([tokens_RVD[:, 0].float(), mean_RD, deviation_RD], dim=-1))
-        clip_R = torch.arange(len(features_BLF), device=pooled.device).repeat(2).repeat_interleave(self.num_clones)
-        return multi_view_nt_xent_loss(self.head(pooled), clip_R, self.temperature)
+        content_RB = torch.cat([first[1], second[1]]).repeat_interleave(self.num_clones, dim=0)
+        return shared_content_loss(self.head(pooled), content_RB, self.temperature)
 
     def hear(
         self, features_BLF: Tensor, log_scale: float, random: RandomSource, num_frames_B: Tensor | None = None
-    ) -> Tensor:
-        """Another hearing (B, ``view_frames``, F) of each clip: begun elsewhere, in a background, at another level."""
-        clips, num_frames, _ = features_BLF.shape
-        generator, device = random.device, features_BLF.device
-        length_B1 = torch.full((clips, 1), num_frames, device=device)
-        if num_frames_B is not None:
-            length_B1 = num_frames_B.to(device).clamp(1, num_frames).unsqueeze(1)
-        start_B1 = (torch.rand(clips, 1, generator=generator, device=device) * length_B1).long()
-        view_L = torch.arange(min(num_frames, self.view_frames or num_frames), device=device)
-        frame_BL = (view_L + start_B1) % length_B1
-        heard_BLF = features_BLF.gather(1, frame_BL.unsqueeze(-1).expand(-1, -1, features_BLF.shape[2]))
-        other_B = torch.randint(1, clips, (clips,), generator=generator, device=device)
-        background_BLF = heard_BLF[(torch.arange(clips, device=device) + other_B) % clips]
-        share_B11 = self.max_background * torch.rand(clips, 1, 1, generator=generator, device=device)
+    ) -> tuple[Tensor, Tensor]:
+        """One view of each clip, with another clip in most of them.
+
+        Returns:
+            Features (B, ``view_frames``, F), and the share that every clip has in every view, (B, B); rows add up to 1.
+            A clip of power p has a share of sqrt(p), as two sounds are heard long before their powers are equal.
+        """
+        generator, device, clips = random.device, features_BLF.device, len(features_BLF)
+        log_power_BVF = self.hearing(features_BLF * log_scale, num_frames_B, generator)
+        itself_B = torch.arange(clips, device=device)
+        other_B = (itself_B + torch.randint(1, clips, (clips,), generator=generator, device=device)) % clips
+        level_B = log_power_BVF.flatten(1).logsumexp(dim=1)
+        ratio_B = (2 * torch.rand(clips, generator=generator, device=device) - 1) * self.largest_snr / DECIBELS
+        gain_B = (level_B - level_B[other_B] - ratio_B).clamp(-LARGEST_GAIN, LARGEST_GAIN)
+        is_mixed_B = torch.rand(clips, generator=generator, device=device) < self.mixed_share
+        gain_B = gain_B.masked_fill(~is_mixed_B, -torch.inf)
         # Powers add up; the features are their logarithms, divided by log_scale.
-        mixed_BLF = torch.logaddexp(
-            heard_BLF * log_scale + (1 - share_B11).log(), background_BLF * log_scale + share_B11.log()
-        )
-        level_B11 = torch.randn(clips, 1, 1, generator=generator, device=device)
-        return (mixed_BLF + self.level_deviation / DECIBELS * level_B11) / log_scale
+        mixed_BVF = torch.logaddexp(log_power_BVF, log_power_BVF[other_B] + gain_B[:, None, None])
+        share_B = torch.sigmoid((level_B - level_B[other_B] - gain_B) / 2)
+        content_BB = torch.diag(share_B)
+        content_BB[itself_B, other_B] = 1 - share_B
+        view_level_B11 = torch.randn(clips, 1, 1, generator=generator, device=device)
+        return (mixed_BVF + self.level_deviation / DECIBELS * view_level_B11) / log_scale, content_BB
 
     def encode_masked(
         self, student: AudioViT, features_BLF: Tensor, masking: InverseBlockMasking, random: RandomSource

@@ -5,7 +5,7 @@ from sslam.losses.coincidence import Coincidence, coincidence_loss
 from sslam.losses.gathering import all_gather_with_gradient
 from sslam.losses.masked_latent import cls_loss, masked_latent_loss, scaled_squared_error
 from sslam.losses.mixit import Assignments, best_assignment, mixit_loss, remix
-from sslam.losses.nt_xent import NTXent, multi_view_nt_xent_loss, nt_xent_loss
+from sslam.losses.nt_xent import NTXent, nt_xent_loss, shared_content_loss
 from sslam.losses.separation import log_mse, pairwise_si_snr, permutation_invariant, si_snr
 from sslam.losses.source_retention import Combination, source_retention_cls_target, source_retention_target
 from sslam.losses.supervised_separation import supervised_separation_loss
@@ -26,12 +26,12 @@ __all__ = [
     "log_mse",
     "masked_latent_loss",
     "mixit_loss",
-    "multi_view_nt_xent_loss",
     "nt_xent_loss",
     "pairwise_si_snr",
     "permutation_invariant",
     "remix",
     "scaled_squared_error",
+    "shared_content_loss",
     "si_snr",
     "source_retention_cls_target",
     "source_retention_target",

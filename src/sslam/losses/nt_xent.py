@@ -53,43 +53,45 @@ def nt_xent_loss(first_BD: Tensor, second_BD: Tensor, temperature: float = 0.3) 
         return F.cross_entropy(similarity_VV.masked_fill(itself_VV, -torch.inf), other_view_V)
 
 
-def multi_view_nt_xent_loss(views_VD: Tensor, clip_V: Tensor, temperature: float = 0.3) -> Tensor:
-    """:func:`nt_xent_loss` for any number of views of a clip: the mean over all ordered pairs of views of one clip.
+def shared_content_loss(views_VD: Tensor, content_VC: Tensor, temperature: float = 0.3) -> Tensor:
+    """Cross-entropy of the similarities of views against what the views have in common.
 
-    Each view must find each other view of its clip among the views of all other clips; the remaining views of the same
-    clip are left out of the sum that it is compared with. With two views of every clip it is the same as above.
+    A view is compared with all others as in :func:`nt_xent_loss`, but what it should find is not one of them: the
+    others are wanted in proportion to the clips that both contain, ``content_i . content_j``. With views of single
+    clips that is the supervised contrastive loss with a label for each clip (Khosla et al. 2020, equation 2), with
+    mixtures its soft form, as in MixCo (Kim et al. 2020, equation 3).
 
     Args:
         views_VD: Views, shape (V, D); any length but zero.
-        clip_V: Which clip each view is of, int64; at least one clip with two views, and two clips.
+        content_VC: Share that each of C clips has in each view, (V, C), not negative.
         temperature: Divides the similarities; greater than 0.
 
     Returns:
-        Scalar, float32 at least, also under autocast.
+        Scalar, float32 at least, also under autocast: the mean over the views that share a clip with another.
+        log(V - 1) where all views are alike.
 
     Raises:
-        ValueError: If the shapes do not fit, or there is no pair of views of one clip or no other clip.
+        ValueError: If the shapes do not fit, or no two views have a clip in common.
     """
-    if views_VD.ndim != 2 or clip_V.shape != views_VD.shape[:1]:
+    if views_VD.ndim != 2 or content_VC.ndim != 2 or len(views_VD) != len(content_VC):
         raise ValueError(
-            "Views must have shape (views, width) and a clip each, got "
-            f"{tuple(views_VD.shape)} and {tuple(clip_V.shape)}."
-        )
-    itself_VV = torch.eye(len(clip_V), dtype=torch.bool, device=views_VD.device)
-    same_clip_VV = clip_V[:, None] == clip_V[None]
-    pairs_VV = same_clip_VV & ~itself_VV
-    if not pairs_VV.any() or same_clip_VV.all():
-        raise ValueError(
-            f"{len(clip_V)} views of {len(clip_V.unique())} clips cannot be told apart: two views of one and another "
-            "clip are needed. Give every process at least 2 clips."
+            "Views must have shape (views, width) and their contents (views, clips), got "
+            f"{tuple(views_VD.shape)} and {tuple(content_VC.shape)}."
         )
     with torch.autocast(views_VD.device.type, enabled=False):
         views_VD = views_VD.to(torch.promote_types(views_VD.dtype, torch.float32))
+        content_VC = content_VC.to(views_VD.dtype)
         views_VD = F.normalize(views_VD, dim=-1, eps=SMALLEST_NORM)
-        similarity_VV = views_VD @ views_VD.T / temperature
-        others_V1 = similarity_VV.masked_fill(same_clip_VV, -torch.inf).logsumexp(dim=1, keepdim=True)
-        loss_VV = torch.logaddexp(similarity_VV, others_V1) - similarity_VV
-        return (loss_VV * pairs_VV).sum() / pairs_VV.sum()
+        itself_VV = torch.eye(len(views_VD), dtype=torch.bool, device=views_VD.device)
+        common_VV = (content_VC @ content_VC.T).masked_fill(itself_VV, 0)
+        in_common_V = common_VV.sum(dim=1)
+        paired_V = in_common_V > 0
+        if not paired_V.any():
+            raise ValueError(f"None of {len(views_VD)} views has a clip in common with another. Give two of a clip.")
+        similarity_VV = (views_VD @ views_VD.T / temperature).masked_fill(itself_VV, -torch.inf)
+        found_VV = similarity_VV.log_softmax(dim=1).masked_fill(itself_VV, 0)
+        loss_V = -(common_VV * found_VV).sum(dim=1) / in_common_V.where(paired_V, 1)
+        return loss_V.sum() / paired_V.sum()
 
 
 class NTXent(nn.Module):

@@ -1,6 +1,7 @@
 """Random transforms: tensor in, tensor out, with an explicit generator."""
 
 from sslam.transforms.augmentation import Augmentation
+from sslam.transforms.hearing import Hearing
 from sslam.transforms.masking import InverseBlockMasking, Masks
 from sslam.transforms.mixing import FullMixing, Mixing, PartialMixing, PartialMixture, partner_of
 from sslam.transforms.random_source import RandomSource
@@ -21,6 +22,7 @@ __all__ = [
     "ChannelAgainstChannel",
     "Comparison",
     "FullMixing",
+    "Hearing",
     "InverseBlockMasking",
     "Masks",
     "Mixing",
