@@ -17,7 +17,7 @@ from sslam.losses import nt_xent_loss
 from sslam.losses.nt_xent import multi_view_nt_xent_loss
 from sslam.methods import Objectives
 from sslam.transforms import RandomSource
-from tests.methods.test_sslam_training import SAMPLES, clips, fit, make_method, make_stage
+from tests.methods.sslam_method import SAMPLES, clips, fit, make_method, make_stage
 
 APART = Objectives(unmixed=0, mixed=0, source_retention=0, clip_contrast=1)
 
