@@ -139,7 +139,7 @@ class OnlineProbe(pl.Callback):
     def score(self, encoder: Encoder, pl_module: Any) -> dict[str, float]:
         """What the probes find in an encoder; its modes are put back."""
         assert self._clips is not None
-        waveform_NT, num_samples_N, labels_NC, splits, single_label = self._clips
+        waveform_NT, num_samples_N, labels_NC, groups_N, splits, single_label = self._clips
         frontend = pl_module.stated_networks()["frontend"].of_length(waveform_NT.shape[1]).to(pl_module.device)
         modes = [(module, module.training) for module in encoder.modules()]
         encoder.eval()
@@ -150,7 +150,7 @@ class OnlineProbe(pl.Callback):
             embeddings.append(self.readout(encoder, features_BLF).float().cpu())
         for module, mode in modes:
             module.training = mode
-        return probe_embeddings(torch.cat(embeddings).numpy(), labels_NC, splits, single_label)
+        return probe_embeddings(torch.cat(embeddings).numpy(), labels_NC, groups_N, splits, single_label)
 
     def _probe(self, trainer: pl.Trainer, pl_module: Any) -> None:
         step = self._last_step = trainer.global_step

@@ -15,11 +15,12 @@ from sslam.metrics.embedding_probe import Split, grouped_folds
 
 
 class ProbedClips(NamedTuple):
-    """Waveforms (N, T) of one length, samples before padding (N,), labels (N, C), and folds that keep groups apart."""
+    """Waveforms (N, T) of one length, their samples before padding, labels (N, C), recordings, and folds of these."""
 
     waveform_NT: Tensor
     num_samples_N: Tensor
     labels_NC: NDArray[np.float32]
+    groups_N: NDArray[np.int64]
     splits: list[Split]
     single_label: bool
 
@@ -55,6 +56,7 @@ class ProbedClips(NamedTuple):
             torch.stack([sample["waveform"] for sample in samples.values()]),
             torch.tensor([int(sample["num_samples"]) for sample in samples.values()]),
             labels_NC,
+            groups_N,
             grouped_folds(labels_NC, groups_N, num_folds, seed),
             bool(getattr(data, "single_label", False)),
         )

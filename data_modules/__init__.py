@@ -2,8 +2,9 @@
 
 from data_modules.audioset import AudioSetDataModule
 from data_modules.backgrounds import Background, ColoredNoise, Silence
-from data_modules.base import AudioDataModule, AudioFileDataset
+from data_modules.base import AudioDataModule
 from data_modules.class_folder import ClassFolderDataModule
+from data_modules.clips import AudioFileDataset
 from data_modules.desed_fl import IDMTDESEDFLDataModule
 from data_modules.esc50 import ESC50DataModule
 from data_modules.folder import FolderDataModule

@@ -5,7 +5,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from data_modules.base import AudioDataModule, AudioFileDataset, require_folder
+from data_modules.base import AudioDataModule, require_folder
+from data_modules.clips import AudioFileDataset
 from sslam.audio import AUDIO_EXTENSIONS
 from sslam.audio_files import audio_files_below
 from sslam.checks import within

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_modules.base import STAGE_SPLITS, AudioDataModule, AudioFileDataset
+from data_modules.base import STAGE_SPLITS, AudioDataModule
+from data_modules.clips import AudioFileDataset
 from data_modules.listing import ClipTable, take_stock
 from data_modules.sampler import TrainingSampler
 from sslam.checks import within

@@ -15,7 +15,7 @@ from callbacks import CollapseMonitor
 from sslam.clip_contrast import ClipContrast
 from sslam.methods import Objectives
 from sslam.transforms import Hearing, RandomSource
-from tests.methods.test_sslam_training import SAMPLES, clips, fit, make_method, make_stage
+from tests.methods.sslam_method import SAMPLES, clips, fit, make_method, make_stage
 
 APART = Objectives(unmixed=0, mixed=0, source_retention=0, clip_contrast=1)
 

@@ -118,7 +118,7 @@ def test_online_probe__scores_are_those_of_the_weights_of_their_step(clips: Any,
         with torch.no_grad():
             features_NLF = KaldiFbank(num_frames=128)(clips.waveform_NT, clips.num_samples_N)
             embedding_NW = pool_tokens(encoder.eval()(features_NLF), "row_statistics", 8)
-        return probe_embeddings(embedding_NW.numpy(), clips.labels_NC, clips.splits, True)
+        return probe_embeddings(embedding_NW.numpy(), clips.labels_NC, clips.groups_N, clips.splits, True)
 
     encoder = module.student if weights == "student" else module.teacher.encoder
     torch.manual_seed(0)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from sslam.checkpoints import load_encoder
 from tests.checkpoints.published_files import IMAGE
+from tests.reference.formulas import input_formula
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAMES = {
@@ -82,3 +84,9 @@ def put_into_cache(cache: Path, repository: str, folder: Path, commit: str = COM
         blob = root / "blobs" / f"{number:040x}"
         shutil.copy(file, blob)
         (root / "snapshots" / commit / file.name).symlink_to(f"../../blobs/{blob.name}")
+
+
+@torch.no_grad()
+def tokens(path: str | Path) -> torch.Tensor:
+    """What the encoder of these weights makes of the formula's inputs."""
+    return load_encoder(path).eval()(torch.from_numpy(input_formula(2)).squeeze(1))

@@ -20,7 +20,7 @@ from sslam.checkpoints.tensorflow_bundle import bundle_files
 from sslam.checkpoints.tensorflow_names import separator_state
 from sslam.commands.convert import main
 from sslam.networks import TDCN
-from sslam.networks.tdcn import Consistency
+from sslam.networks.separator import Consistency
 from tests.checkpoints.published_files import fine_tuned, pre_trained, save_published
 from tests.checkpoints.tensorflow_bundles import (
     Variables,

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -142,6 +144,35 @@ def test_claims__another_scale_is_refused(
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(scale))
     assert main(["claims", MIXTURES, "--scale", "other.yaml"]) == USERS_MISTAKE
     assert "was made from something else: more options was" in capsys.readouterr().err
+
+
+def test_claims__a_list_writes_nothing_and_waits_for_nobody(
+    processes: Processes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = official_layouts.write_esc50(tmp_path / "esc50", [(1, 0), (2, 10)], 0.1)
+    command = ["claims", MIXTURES, "--data.root", str(root), "--list"]
+    assert main(command) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert len(listed) == 16
+    assert listed[0] == "pretrain_small-stage_1, seed 0"
+    assert not Path("runs").exists()
+    folder = Path("runs/claims/pretraining/pretrain_small-stage_1/seed_0")
+    folder.mkdir(parents=True)
+    (folder / "finished").touch()
+    code = "import sys, time; from pathlib import Path; from sslam.folder_lock import lock_folder\n"
+    code += "lock = lock_folder(Path('runs/claims'), ''); print('locked', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        try:
+            assert main(command) == 0
+            assert main(command[:-1]) == USERS_MISTAKE
+        finally:
+            other.kill()
+    said = capsys.readouterr()
+    assert said.out.splitlines()[0] == "pretrain_small-stage_1, seed 0: done before"
+    assert "is in use by another process" in said.err
+    assert processes.started == []
 
 
 def test_claims__esc50_becomes_a_table_with_its_sources(processes: Processes, tmp_path: Path) -> None:

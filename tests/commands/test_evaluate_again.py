@@ -1,5 +1,6 @@
 """`sslam evaluate` with the name of an earlier one, and one that is told to end."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from sslam.__main__ import main
 from sslam.commands import evaluate
 from sslam.commands.child_process import Ended, run_child
 from sslam.commands.exit_codes import TERMINATED
+from sslam.commands.made_from import keep, require_same
+from sslam.errors import UsageError
 
 ROW = ["--task", "esc50", "--method", "linear_probe", "--folds", "1", "--no_baselines", "--run_id", "mine"]
 
@@ -59,6 +62,62 @@ def test_evaluate__another_checkpoint_or_option_is_no_repetition(
     assert f"/a-fold1 was made from something else: {message}" in said
     assert "Choose another --run_id, or remove the folder to have it done again." in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("changed", ["given.yaml", "composed.yaml", "deep/block.yaml", "deep/vit.yaml"])
+def test_evaluate__other_files_that_are_named_are_no_repetition(
+    changed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By --config, by what it composes, as a block of that, or of an encoder that needs no checkpoint."""
+    Path("deep").mkdir()
+    Path("given.yaml").write_text("compose: [composed.yaml]\n")
+    Path("composed.yaml").write_text("model:\n  init_args:\n    augmentation: deep/block.yaml\n")
+    Path("deep/block.yaml").write_text("init_args: {mask_ratio: 0.1}\n")
+    Path("encoder.yaml").write_text("model: {init_args: {encoder: deep/vit.yaml}}\n")
+    Path("deep/vit.yaml").write_text("init_args: {width: 32}\n")
+    command = ["evaluate", "--checkpoint", "a.ckpt", "--checkpoint", "encoder.yaml", *ROW, "--config=given.yaml"]
+    for said in (": done\n", ": done before\n"):
+        assert main(command) == 0
+        assert capsys.readouterr().out.endswith(said)
+    with Path(changed).open("a") as file:
+        file.write("# other\n")
+    assert main(command) == 2
+    assert "was made from something else: named files was" in capsys.readouterr().err
+
+
+def test_evaluate__a_run_that_states_no_named_files_is_gone_on_with(capsys: pytest.CaptureFixture[str]) -> None:
+    """As those of earlier versions."""
+    assert main(["evaluate", "--checkpoint", "a.ckpt", *ROW]) == 0
+    (note,) = Path("runs").rglob("made_from.json")
+    stated = json.loads(note.read_text())
+    del stated["named files"]
+    note.write_text(json.dumps(stated))
+    assert main(["evaluate", "--checkpoint", "a.ckpt", *ROW]) == 0
+    assert capsys.readouterr().out.endswith(": done before\n")
+
+
+@pytest.mark.parametrize("left", ["results-test.json", "checkpoints/last.ckpt", "log.txt"])
+def test_require_same__a_run_that_failed_at_once_is_done_as_it_is_asked_for_now(tmp_path: Path, left: str) -> None:
+    """One with a checkpoint, or results, is another run."""
+    keep(tmp_path, {"checkpoint": "one", "named files": ""})
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).touch()
+    asked = {"checkpoint": "other", "named files": ""}
+    if left == "log.txt":
+        require_same(tmp_path, asked)
+    else:
+        with pytest.raises(UsageError, match="made from something else: checkpoint was 'one', is 'other'"):
+            require_same(tmp_path, asked)
+    require_same(tmp_path / "new", asked)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "{}"])
+def test_require_same__a_damaged_note_is_told(tmp_path: Path, text: str) -> None:
+    keep(tmp_path, {"checkpoint": "one"})
+    (tmp_path / "made_from.json").write_text(text)
+    (tmp_path / "results-test.json").touch()
+    with pytest.raises(UsageError, match="made_from.json is damaged. Remove"):
+        require_same(tmp_path, {"checkpoint": "one", "named files": ""})
 
 
 def test_run_child__ends_the_process_too(tmp_path: Path) -> None:

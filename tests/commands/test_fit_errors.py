@@ -195,10 +195,10 @@ def test_fit__a_mistake_in_a_worker_is_explained(monkeypatch: pytest.MonkeyPatch
     folder.mkdir()
     for number in range(4):
         soundfile.write(folder / f"{number}.wav", np.sin(np.arange(32000)), 16000)
-    code = "import sys; from data_modules import base; from sslam.__main__ import main\n"
+    code = "import sys; from data_modules import base, clips; from sslam.__main__ import main\n"
     code += "def fail(*_): raise AssertionError\n"
     code += (
-        "base.AudioFileDataset.__getitem__ = lambda *_: base.require_folder('nowhere')\nsys.exit(main(sys.argv[1:]))"
+        "clips.AudioFileDataset.__getitem__ = lambda *_: base.require_folder('nowhere')\nsys.exit(main(sys.argv[1:]))"
     )
     data = ["--config", "experiments/data/folder.yaml", "--data.root", "recordings", "--data.num_workers", "1"]
     done = subprocess.run(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sslam.methods import SSLAM, Objectives, Stage
 from sslam.transforms import FullMixing, Mixing, PartialMixing, RandomSource
-from tests.methods.test_sslam_training import losses_of, make_method, make_stage
+from tests.methods.sslam_method import losses_of, make_method, make_stage
 
 ROWS = 8  # of a column
 FEATURES = torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(3), dtype=torch.float64)

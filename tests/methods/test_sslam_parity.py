@@ -174,7 +174,7 @@ def test_mixtures__features_targets_and_source_retention(case: Case) -> None:
     assert_subsampled(of_mixtures, "targets_orig_patch_topk", targets.patch_BPD)
     assert_subsampled(of_mixtures, "targets_orig_cls_last1", targets.cls_BPD)
     own = module.teach(case.features, case.stage)
-    retained = module.retain_sources(own, mixture)
+    retained, _ = module.retain_sources(own, mixture, module.stages[-1])
     assert_subsampled(numbers, "target_mix_source_retention", retained)
 
 

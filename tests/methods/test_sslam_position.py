@@ -15,7 +15,7 @@ from sslam.losses import scaled_squared_error
 from sslam.methods import SSLAM, Objectives
 from sslam.metrics import PatchLosses, PositionMeans
 from sslam.transforms import RandomSource
-from tests.methods.test_sslam_training import BOOTSTRAPPING, clips, fit, make_method, make_stage
+from tests.methods.sslam_method import BOOTSTRAPPING, clips, fit, make_method, make_stage
 
 RATIO, SHARE = "train/patch_loss_above_position", "train/position_share"
 

@@ -62,14 +62,18 @@ def test_token_probe__tells_tones_apart_and_leaves_a_record(
     assert AudioEmbedder.from_checkpoint(tmp_path / "last.ckpt", device="cpu").num_classes == 0
 
 
-def test_token_probe__predicts_from_tokens(tones: Any, quiet_trainer: Any) -> None:
-    model = probe_of(POOLINGS[0], num_classes=4, seeds=None)
+@pytest.mark.parametrize(("pooling", "width"), [(POOLINGS[0], 32), (POOLINGS[1], 64)], ids=str)
+def test_token_probe__predicts_one_vector_of_a_clip(pooling: Any, width: int, tones: Any, quiet_trainer: Any) -> None:
+    model = probe_of(pooling, num_classes=4, seeds=None)
     data = tones()
     data.setup("test")
     data.predict_set = data.test_set
     batch = quiet_trainer().predict(model, data)[0]
     torch.testing.assert_close(batch["probabilities"].sum(dim=1), torch.ones(8))
-    assert batch["embedding"].shape == (8, 1 + 64, 32)
+    assert batch["embedding"].shape == (8, width)
+    with torch.inference_mode():
+        logits = model.heads[0].head(batch["embedding"])
+    torch.testing.assert_close(batch["probabilities"], logits.softmax(dim=1))
 
 
 @pytest.mark.parametrize("pooling", POOLINGS, ids=str)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
 
-from sslam.metrics.embedding_probe import PENALTIES, grouped_folds, probe_embeddings
+from sslam.metrics.embedding_probe import PENALTIES, best_penalty, grouped_folds, probe_embeddings
 
 
 def labelled(num_clips: int = 60, num_classes: int = 3) -> np.ndarray:
@@ -29,8 +29,11 @@ def test_probe_embeddings__clips_of_one_recording_do_not_give_their_label_away()
     recordings = noise(30, 40)
     labels_NC = np.repeat(labelled(30), 2, axis=0)
     embedding_NW = np.repeat(recordings, 2, axis=0) + 0.01 * noise(60, 40, seed=1)
-    apart = probe_embeddings(embedding_NW, labels_NC, grouped_folds(labels_NC, np.arange(60) // 2, 4, 0), True)
-    together = probe_embeddings(embedding_NW, labels_NC, grouped_folds(labels_NC, np.arange(60), 4, 0), True)
+
+    def scores(groups_N: np.ndarray) -> dict[str, float]:
+        return probe_embeddings(embedding_NW, labels_NC, groups_N, grouped_folds(labels_NC, groups_N, 4, 0), True)
+
+    apart, together = scores(np.arange(60) // 2), scores(np.arange(60))
     assert apart["knn_accuracy"] < 0.6
     assert apart["probe_accuracy"] < 0.6
     assert together["probe_accuracy"] > 0.8
@@ -39,7 +42,7 @@ def test_probe_embeddings__clips_of_one_recording_do_not_give_their_label_away()
 def test_probe_embeddings__labels_that_are_there_are_found() -> None:
     labels_NC = labelled()
     splits = grouped_folds(labels_NC, np.arange(60), 4, seed=0)
-    scores = probe_embeddings(labels_NC @ noise(3, 20) + 0.1 * noise(60, 20), labels_NC, splits, True)
+    scores = probe_embeddings(labels_NC @ noise(3, 20) + 0.1 * noise(60, 20), labels_NC, np.arange(60), splits, True)
     assert scores == {"knn_accuracy": 1.0, "probe_accuracy": 1.0}
 
 
@@ -62,7 +65,29 @@ def test_probe_embeddings__the_probe_is_a_ridge_regression_of_standardised_embed
         model = Ridge(min(PENALTIES, key=leave_one_out_error)).fit(learnt_NW, labels_NC[learnt])
         correct += (model.predict(tested_NW).argmax(1) == labels_NC[tested].argmax(1)).sum()
     assert 30 < correct < 60  # neither trivial nor hopeless
-    assert probe_embeddings(embedding_NW, labels_NC, splits, True)["probe_accuracy"] == pytest.approx(correct / 60)
+    scores = probe_embeddings(embedding_NW, labels_NC, np.arange(60), splits, True)
+    assert scores["probe_accuracy"] == pytest.approx(correct / 60)
+
+
+def test_best_penalty__is_of_recordings_that_were_not_learnt_from() -> None:
+    """Clips of one recording are nearly the same: whoever learns from one of them knows the other."""
+    labels_NC, groups_N = np.repeat(labelled(30), 2, axis=0), np.arange(60) // 2
+    x_NW = np.repeat(noise(30, 40) + labels_NC[::2] @ noise(3, 40, seed=2), 2, axis=0) + 0.01 * noise(60, 40, seed=1)
+    x_NW = (x_NW - x_NW.mean(0)).astype(np.float64)
+
+    def error(penalty: float, groups: np.ndarray) -> float:
+        errors = []
+        for group in np.unique(groups):
+            rows = groups == group
+            preds = Ridge(penalty).fit(x_NW[~rows], labels_NC[~rows]).predict(x_NW[rows])
+            errors.append(np.square(preds - labels_NC[rows]).sum())
+        return float(np.sum(errors))
+
+    chosen = []
+    for groups in (groups_N, np.arange(60)):
+        chosen.append(best_penalty(x_NW, labels_NC, groups))
+        assert chosen[-1] == min(PENALTIES, key=lambda penalty, groups=groups: error(penalty, groups))  # type: ignore[misc]
+    assert chosen[0] > chosen[1]
 
 
 def test_probe_embeddings__several_labels_give_average_precision_over_the_classes_that_have_clips() -> None:
@@ -71,8 +96,8 @@ def test_probe_embeddings__several_labels_give_average_precision_over_the_classe
     labels_NC[:, 3] = 0
     labels_NC[~labels_NC.any(axis=1), 0] = 1
     splits = grouped_folds(labels_NC, np.arange(80), 4, seed=0)
-    found = probe_embeddings(labels_NC @ noise(4, 30) + 0.1 * noise(80, 30), labels_NC, splits, False)
-    nothing = probe_embeddings(noise(80, 30), labels_NC, splits, False)
+    found = probe_embeddings(labels_NC @ noise(4, 30) + 0.1 * noise(80, 30), labels_NC, np.arange(80), splits, False)
+    nothing = probe_embeddings(noise(80, 30), labels_NC, np.arange(80), splits, False)
     assert found.keys() == {"knn_map", "probe_map"}
     assert found["probe_map"] > 0.95
     assert 0.2 < nothing["probe_map"] < 0.6

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sslam.networks import TDCN
-from sslam.networks.tdcn import mixture_consistency, power_shares
+from sslam.networks.separator import mixture_consistency, power_shares
 
 
 def small(num_sources: int = 2, **arguments: object) -> TDCN:

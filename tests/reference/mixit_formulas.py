@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sslam.checkpoints.tensorflow_names import separator_state
 from sslam.networks import TDCN
-from sslam.networks.tdcn import Consistency
+from sslam.networks.separator import Consistency
 
 REFERENCE = Path(__file__).parent
 VARIABLES: dict[str, list[int]] = json.loads((REFERENCE / "mixit_variables.json").read_text())  # of M = 2

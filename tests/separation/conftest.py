@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sslam.networks.tdcn import TDCN, Separator
+from sslam.networks import TDCN, Separator
 
 RATE = 16_000
 TINY = {"num_basis": 16, "width": 8, "hidden_width": 16, "num_blocks": 3, "dilation_cycle": 3}

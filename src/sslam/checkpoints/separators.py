@@ -19,7 +19,7 @@ from sslam.checkpoints.tensorflow_bundle import read_bundle
 from sslam.checkpoints.tensorflow_names import our_separator_name, published_separator_name, separator_state
 from sslam.errors import CheckpointError, printable
 from sslam.networks import TDCN, Separator
-from sslam.networks.tdcn import MAX_DILATION_CYCLE
+from sslam.networks.tdcn_masking import MAX_DILATION_CYCLE
 
 SEPARATOR = "separator."  # in front of the names of its tensors, in our files and in a run's checkpoints
 SAMPLE_RATES = {40: 16_000, 55: 22_050}  # of the published models, by their window in samples

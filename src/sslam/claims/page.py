@@ -7,13 +7,12 @@ from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 import sslam
 from sslam.atomic_write import write_whole
 from sslam.claims.claim import Claim, Clause
 from sslam.claims.verdict import Finding, Number, Verdict, verdict_of_all
 from sslam.report.tables import MAP, METRICS, Metric
+from sslam.templates import templates_of
 
 
 class Arm(NamedTuple):
@@ -93,18 +92,12 @@ def write_results(folder: Path, claims: Sequence[Judged], settings: Mapping[str,
     Returns:
         The files.
     """
-    environment = Environment(
-        loader=PackageLoader("sslam.claims", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = templates_of("sslam.claims")
     environment.filters |= {"metric": metric_of, "clips": clips_of, "threshold": threshold_of}
     environment.globals |= {"bounds": bounds, "explanation": EXPLANATION, "map": MAP, "version": sslam.__version__}
     texts = {"claims.csv": csv_text(claims)}
     for ending in ("md", "html"):
-        page = environment.overlay(autoescape=ending == "html").get_template(f"claims.{ending}")
+        page = environment.get_template(f"claims.{ending}")
         texts[f"claims.{ending}"] = page.render(claims=claims, settings=settings)
     for name, text in texts.items():
         write_whole(folder / name, lambda partial, text=text: partial.write_text(text, encoding="utf-8"))  # type: ignore[misc]

@@ -62,23 +62,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def data_of(root: str | None, scale: Scale, output: Path) -> ClaimData:
-    """Built-in scenes, or recordings; of ESC-50 the classes are written into a CSV file of the output folder."""
+    """Built-in scenes, or recordings; those of ESC-50 are read through a table in the output folder."""
     folder = experiments_folder() / "claims"
     if root is None:
         return ClaimData("built-in scenes", folder / "built_in", ())
     options = ["--data.num_folds", str(scale.folds)]
-    metadata = Path(root) / "meta" / "esc50.csv"
-    if metadata.is_file():
-        table = output / "esc50.csv"
-        _write_table(metadata, table)
-        options += ["--data.root", str(table.absolute()), "--data.audio", str((Path(root) / "audio").absolute())]
+    if _metadata(root).is_file():
+        audio = (Path(root) / "audio").absolute()
+        options += ["--data.root", str(_table(output).absolute()), "--data.audio", str(audio)]
     else:
         options += ["--data.root", str(Path(root).absolute())]
     return ClaimData(f"recordings of {root}", folder / "recordings", tuple(options))
 
 
-def _write_table(metadata: Path, table: Path) -> None:
-    """The metadata of ESC-50 as a CSV file of one's own recordings; those of one source are a group."""
+def _metadata(root: str) -> Path:
+    """Where ESC-50 has it."""
+    return Path(root) / "meta" / "esc50.csv"
+
+
+def _table(output: Path) -> Path:
+    return output / "esc50.csv"
+
+
+def write_table(root: str | None, output: Path) -> None:
+    """Of ESC-50, the metadata as a CSV file of one's own recordings in the output folder; a source is a group."""
+    if root is None or not (metadata := _metadata(root)).is_file():
+        return
     from data_modules.esc50 import CLASS_NAMES, read_metadata
 
     def write(path: Path) -> None:
@@ -87,8 +96,7 @@ def _write_table(metadata: Path, table: Path) -> None:
             writer.writerow(("file", "label", "group"))
             writer.writerows((row.filename, CLASS_NAMES[row.target], row.src_file) for row in read_metadata(metadata))
 
-    table.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(table, write)
+    write_whole(_table(output), write)
 
 
 @dataclass(frozen=True)
@@ -240,8 +248,6 @@ def claims(options: argparse.Namespace) -> int:
     stated = {Path(os.path.normpath(locate(file))): read_claim(Path(locate(file))) for file in options.claims}
     scale = read(Scale, Path(locate(options.scale)))
     output: Path = options.output
-    output.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(output, "Wait for it, or choose another --output.")
     plan = Plan(scale, data_of(options.root, scale, output), output)
     for file, claim in stated.items():
         for clause in claim.clauses:
@@ -254,6 +260,9 @@ def claims(options: argparse.Namespace) -> int:
     if options.list:
         print("\n".join(f"{run}{': done before' if run.is_finished else ''}" for run in runs))
         return DONE
+    output.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(output, "Wait for it, or choose another --output.")
+    write_table(options.root, output)
     failures = do(plan, runs)
     results = [judged(plan, file, claim) for file, claim in stated.items()]
     settings = {"data": plan.data.title, "scale": options.scale, "seeds": ", ".join(map(str, scale.seeds))}

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import sslam
 from sslam.checkpoints.architecture import Network, in_words
@@ -17,6 +16,7 @@ from sslam.exporting.source import Source
 from sslam.report.comparison import Comparison
 from sslam.report.tables import build_table
 from sslam.report.texts import markdown
+from sslam.templates import templates_of
 
 KINDS = {
     "pre_trained": "Audio encoder, pre-trained without labels",
@@ -76,19 +76,12 @@ def model_card(source: Source, name: str, address: str, licence: Licence, writte
         licence: Licence of the weights.
         written: The other files.
     """
-    environment = Environment(
-        loader=PackageLoader("sslam.exporting", "."),
-        autoescape=False,  # Markdown, of values that are quoted where they are foreign
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    template = templates_of("sslam.exporting").get_template("card.md")  # foreign values are quoted, for it escapes none
     kind, checkpoint = kind_of(source), source.checkpoint
     networks = stated_networks(source)
     frontend = networks["frontend"].build() if "frontend" in networks else None
     comparison = Comparison(build_table(source.results)) if source.results else None
-    return environment.get_template("card.md").render(
+    return template.render(
         name=name,
         address=address,
         kind=kind,

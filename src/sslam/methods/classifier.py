@@ -146,7 +146,7 @@ class Classifier(EvaluatedEncoder):
             self.log(f"{split}/{name}", mean, prog_bar=name == "map", sync_dist=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Probabilities (B, C) and pooled tokens ``embedding`` (B, W) of whole clips, with the clips' ``index``."""
+        """Probabilities (B, C) and the vectors ``embedding`` (B, W) that they are of, with the clips' ``index``."""
         embedding_BW = self.embed_clips(batch)
         probabilities_BC = self.loss.log_probabilities(self.heads[0](embedding_BW)).exp()
         return {"index": batch["index"], "probabilities": probabilities_BC, "embedding": embedding_BW}

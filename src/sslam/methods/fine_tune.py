@@ -14,6 +14,7 @@ from sslam.checks import positive, within
 from sslam.methods.classifier import Classifier
 from sslam.networks import Readout, TokenPooling
 from sslam.networks.heads import ClassifierHead
+from sslam.networks.token_heads import TokenHead
 from sslam.optim import add_epsilon_before_correction, layer_decayed_groups, warmup_cosine
 from sslam.transforms import Augmentation
 
@@ -103,6 +104,14 @@ class FineTune(Classifier):
             return super().embed(features_BLF)
         tokens_BPD: Tensor = self.encoder(features_BLF)
         return tokens_BPD.float()
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        predicted = super().predict_step(batch, batch_idx)
+        if self.token_pooling is None:
+            return predicted
+        (head, *_) = self.heads
+        assert isinstance(head, TokenHead)
+        return predicted | {"embedding": head.pool(predicted["embedding"])}
 
     def training_facts(self) -> dict[str, Any]:
         facts = super().training_facts()

@@ -188,7 +188,7 @@ class SSLAM(Method):
                 compared.append((prediction_BKPD, target_BPD))
                 targets["mixture"] = (target_BPD, objectives.mixed * share_BP if objectives.mixed else None)
             if objectives.retains_sources:
-                target_BPD, target_B1D = self.retain_both(clip_targets, mixture, stage)
+                target_BPD, target_B1D = self.retain_sources(clip_targets, mixture, stage)
                 targets["sources"] = (target_BPD, None)
                 retained = masked_latent_loss(prediction_BKPD, target_BPD, masks.masked)
                 source_retention_sum = objectives.source_retention * retained
@@ -241,12 +241,8 @@ class SSLAM(Method):
         patches_BPD = self.teacher.encoder.embed(features_BLF)
         return self.teacher(patches_BPD, stage.cls_target_layers, stage.patch_target_layers)
 
-    def retain_sources(self, own: TeacherTargets, mixture: PartialMixture) -> Tensor:
-        """Local target of source retention (B, P, D) in the last stage, see :meth:`retain_both`."""
-        return self.retain_both(own, mixture, self.stages[-1])[0]
-
     @torch.no_grad()
-    def retain_both(self, own: TeacherTargets, mixture: PartialMixture, stage: Stage) -> tuple[Tensor, Tensor]:
+    def retain_sources(self, own: TeacherTargets, mixture: PartialMixture, stage: Stage) -> tuple[Tensor, Tensor]:
         """Targets of source retention, local (B, P, D) and global (B, 1, D): own latents and the partner's.
 
         The teacher hears the partner alone, and of it only the columns that are mixed.

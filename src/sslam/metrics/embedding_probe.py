@@ -8,11 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge
 from sklearn.metrics import average_precision_score
-from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sslam.folds import divide, most_folds, rarest_classes
@@ -59,16 +57,22 @@ def grouped_folds(
 
 
 def probe_embeddings(
-    embedding_NW: NDArray[np.float32], labels_NC: NDArray[np.float32], splits: Sequence[Split], single_label: bool
+    embedding_NW: NDArray[np.float32],
+    labels_NC: NDArray[np.float32],
+    groups_N: NDArray[np.int64],
+    splits: Sequence[Split],
+    single_label: bool,
 ) -> dict[str, float]:
     """Score of labels that are predicted for each clip from the clips of the other folds.
 
     Embeddings are standardised over the clips that are learnt from. Neighbours are the 10 nearest by cosine, and vote
-    with equal weights; the linear probe is a ridge regression of the labels, whose penalty leave-one-out errors choose.
+    with equal weights; the linear probe is a ridge regression of the labels, whose penalty errors choose that leave one
+    recording out (:func:`best_penalty`).
 
     Args:
         embedding_NW: One vector per clip.
         labels_NC: Multi-hot labels.
+        groups_N: Number of the recording that each clip is of.
         splits: Folds, see :func:`grouped_folds`; every clip is tested once.
         single_label: Whether every clip has exactly one class.
 
@@ -77,14 +81,46 @@ def probe_embeddings(
         of others, means of the average precision over the classes that have clips.
     """
     num_neighbors = min(NUM_NEIGHBORS, *(len(learnt) for learnt, _ in splits))
-    models = {"knn": KNeighborsRegressor(num_neighbors, metric="cosine"), "probe": RidgeCV(PENALTIES)}
+    predicted = {name: np.zeros(labels_NC.shape) for name in ("knn", "probe")}
+    for learnt, tested in splits:
+        scaler = StandardScaler().fit(embedding_NW[learnt].astype(np.float64))
+        learnt_NW, tested_NW = (scaler.transform(embedding_NW[rows].astype(np.float64)) for rows in (learnt, tested))
+        penalty = best_penalty(learnt_NW, labels_NC[learnt], groups_N[learnt])
+        for name, model in (("knn", KNeighborsRegressor(num_neighbors, metric="cosine")), ("probe", Ridge(penalty))):
+            predicted[name][tested] = model.fit(learnt_NW, labels_NC[learnt]).predict(tested_NW)
     scores = {}
-    for name, model in models.items():
-        pipeline = make_pipeline(StandardScaler(), model)
-        preds_NC = cross_val_predict(pipeline, embedding_NW.astype(np.float64), labels_NC, cv=splits)
+    for name, preds_NC in predicted.items():
         if single_label:
             scores[f"{name}_accuracy"] = float((preds_NC.argmax(axis=1) == labels_NC.argmax(axis=1)).mean())
         else:
             has_clips_C = labels_NC.any(axis=0)
             scores[f"{name}_map"] = float(average_precision_score(labels_NC[:, has_clips_C], preds_NC[:, has_clips_C]))
     return scores
+
+
+def best_penalty(x_NW: NDArray[np.float64], y_NC: NDArray[np.float32], groups_N: NDArray[np.int64]) -> float:
+    """The one of the penalties with which a ridge regression predicts clips best from those of other recordings.
+
+    The squared errors of leaving each recording out in turn follow from one fit: where H maps the labels to their
+    predictions, those of a recording's clips are ``(I - H_gg)^-1 (y - H y)_g``. Of equal penalties the first is taken.
+
+    Args:
+        x_NW: Embeddings whose columns have the mean 0.
+        y_NC: Labels.
+        groups_N: Number of the recording that each clip is of.
+    """
+    eigenvalues_N, vectors_NN = np.linalg.eigh(x_NW @ x_NW.T)
+    eigenvalues_N = eigenvalues_N.clip(min=0)
+    recordings = [np.flatnonzero(groups_N == group) for group in np.unique(groups_N)]
+    centred_NC = y_NC.astype(np.float64) - y_NC.mean(axis=0, dtype=np.float64)
+
+    def error(penalty: float) -> float:
+        # I - H, with a mean that is not penalised.
+        rest_NN = (vectors_NN * (penalty / (eigenvalues_N + penalty))) @ vectors_NN.T - 1 / len(x_NW)
+        residual_NC = rest_NN @ centred_NC
+        return sum(
+            float(np.square(np.linalg.solve(rest_NN[np.ix_(rows, rows)], residual_NC[rows])).sum())
+            for rows in recordings
+        )
+
+    return min(PENALTIES, key=error)

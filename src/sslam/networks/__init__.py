@@ -6,7 +6,8 @@ from sslam.networks.conv_decoder import ConvDecoder
 from sslam.networks.heads import ClassifierHead, CoincidenceHead, ProjectionHead
 from sslam.networks.mean_features import MeanFeatures
 from sslam.networks.readout import Readout
-from sslam.networks.tdcn import TDCN, Separator
+from sslam.networks.separator import Separator
+from sslam.networks.tdcn import TDCN
 from sslam.networks.tdcn_stft import STFTTDCN
 from sslam.networks.token_heads import AttentivePooling, PrototypicalPooling, TokenPooling
 

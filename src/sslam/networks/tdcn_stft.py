@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sslam.networks.tdcn import TDCN, Consistency
+from sslam.networks.separator import Consistency
+from sslam.networks.tdcn_masking import MaskingTDCN
 
 NORM_EPS = 1e-3  # Keras' default
 
 
-class STFTTDCN(TDCN):
+class STFTTDCN(MaskingTDCN):
     """TDCN++ whose masks are applied to an STFT: nothing of the basis is learned.
 
     The blocks get the magnitudes, normalised over the whole clip (biased variance, epsilon 1e-3, one learned scale and
@@ -23,16 +24,16 @@ class STFTTDCN(TDCN):
     windows hear, come out quieter, until consistency hands out what is missing.
 
     Args:
-        num_sources: See :class:`TDCN`.
-        sample_rate: See :class:`TDCN`; here it sets the lengths of windows and hops alone.
-        consistency: See :class:`TDCN`.
+        num_sources: See :class:`~sslam.networks.TDCN`.
+        sample_rate: See :class:`~sslam.networks.TDCN`; here it sets the lengths of windows and hops alone.
+        consistency: See :class:`~sslam.networks.TDCN`.
         window_seconds: Length of a window. Published: 32 ms.
         hop_seconds: From one window to the next. Published: 8 ms.
-        width: See :class:`TDCN`.
-        hidden_width: See :class:`TDCN`.
-        num_blocks: See :class:`TDCN`.
-        dilation_cycle: See :class:`TDCN`.
-        checkpoint_blocks: See :class:`TDCN`.
+        width: See :class:`~sslam.networks.TDCN`.
+        hidden_width: See :class:`~sslam.networks.TDCN`.
+        num_blocks: See :class:`~sslam.networks.TDCN`.
+        dilation_cycle: See :class:`~sslam.networks.TDCN`.
+        checkpoint_blocks: See :class:`~sslam.networks.TDCN`.
 
     Raises:
         ValueError: If a size is out of its range, or the windows leave gaps.
@@ -62,15 +63,17 @@ class STFTTDCN(TDCN):
             num_sources,
             sample_rate,
             consistency,
-            fft_length // 2 + 1,
-            width,
-            hidden_width,
-            num_blocks,
-            dilation_cycle,
-            checkpoint_blocks,
+            num_basis=fft_length // 2 + 1,
+            window_length=window_length,
+            hop_length=hop_length,
+            learns_basis=False,
+            width=width,
+            hidden_width=hidden_width,
+            num_blocks=num_blocks,
+            dilation_cycle=dilation_cycle,
+            checkpoint_blocks=checkpoint_blocks,
         )
-        del self.encoder, self.decoder  # the basis is fixed
-        self.window_length, self.hop_length, self.fft_length = window_length, hop_length, fft_length
+        self.fft_length = fft_length
         self.min_samples = 1
         self.magnitude_scale = nn.Parameter(torch.ones(()))
         self.magnitude_shift = nn.Parameter(torch.zeros(()))

@@ -3,6 +3,7 @@
 Shape letters: B clips, P patches, D width, J prototypes, C classes.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,24 @@ from sslam.networks.heads import Float32Linear
 MOST_HEADS = 16
 
 
+class TokenHead(nn.Module, ABC):
+    """Base of the heads that take all tokens of a clip: they make one vector of these, and logits of that."""
+
+    head: Float32Linear
+
+    @abstractmethod
+    def pool(self, tokens_BPD: Tensor) -> Tensor:
+        """Tokens (B, 1 + P, D), CLS first, to the vectors (B, W) that the linear layer gets."""
+
+    def forward(self, tokens_BPD: Tensor) -> Tensor:
+        logits_BC: Tensor = self.head(self.pool(tokens_BPD).to(self.head.weight.dtype))
+        return logits_BC
+
+
 class TokenPooling:
     """Base of what a classifier can do with the tokens of a clip."""
 
-    def new_head(self, width: int, num_classes: int, seed: int | None) -> nn.Module:
+    def new_head(self, width: int, num_classes: int, seed: int | None) -> TokenHead:
         """A head, tokens (B, 1 + P, D) to logits (B, C).
 
         Args:
@@ -32,7 +47,7 @@ class TokenPooling:
                 torch.manual_seed(seed)
             return self._build(width, num_classes)
 
-    def _build(self, width: int, num_classes: int) -> nn.Module:
+    def _build(self, width: int, num_classes: int) -> TokenHead:
         raise NotImplementedError
 
 
@@ -52,7 +67,7 @@ class AttentivePooling(TokenPooling):
     def __post_init__(self) -> None:
         at_least(1, num_heads=self.num_heads)
 
-    def _build(self, width: int, num_classes: int) -> nn.Module:
+    def _build(self, width: int, num_classes: int) -> TokenHead:
         num_heads = self.num_heads or min(MOST_HEADS, width & -width)
         if width % num_heads:
             raise ValueError(f"num_heads must divide the encoder's width {width}, got {num_heads}.")
@@ -77,11 +92,11 @@ class PrototypicalPooling(TokenPooling):
     def __post_init__(self) -> None:
         at_least(1, num_prototypes=self.num_prototypes)
 
-    def _build(self, width: int, num_classes: int) -> nn.Module:
+    def _build(self, width: int, num_classes: int) -> TokenHead:
         return PrototypicalHead(width, num_classes, self.num_prototypes, self.binary)
 
 
-class AttentiveHead(nn.Module):
+class AttentiveHead(TokenHead):
     """Attentive probe: LayerNorm, attention of one learnt query to the patches, LayerNorm, a linear layer.
 
     Keys and values are linear maps of the normalised patches, without the CLS token; the query is a vector that is
@@ -103,15 +118,15 @@ class AttentiveHead(nn.Module):
         self.fc_norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.head = _linear(width, num_classes)
 
-    def forward(self, tokens_BPD: Tensor) -> Tensor:
+    def pool(self, tokens_BPD: Tensor) -> Tensor:
         patches_BPD = self.norm(tokens_BPD[:, 1:])
         query_B1D = self.query.expand(len(patches_BPD), -1, -1)
         attended_B1D, _ = self.attention(query_B1D, patches_BPD, patches_BPD, need_weights=False)
-        logits_BC: Tensor = self.head(self.fc_norm(attended_B1D[:, 0]).to(self.head.weight.dtype))
-        return logits_BC
+        pooled_BD: Tensor = self.fc_norm(attended_B1D[:, 0])
+        return pooled_BD
 
 
-class PrototypicalHead(nn.Module):
+class PrototypicalHead(TokenHead):
     """Prototypical probe: the highest cosine of each prototype with any patch, then a linear layer.
 
     After Rauch et al. 2025 (arXiv 2509.24901), who find it better than attention: prototypes that no class owns are
@@ -133,15 +148,14 @@ class PrototypicalHead(nn.Module):
         self.binary = binary
         self.head = _linear(num_prototypes, num_classes)
 
-    def forward(self, tokens_BPD: Tensor) -> Tensor:
+    def pool(self, tokens_BPD: Tensor) -> Tensor:
         prototypes_JD: Tensor = self.prototypes
         if self.binary:
             signs_JD = torch.where(prototypes_JD >= 0, 1.0, -1.0)
             prototypes_JD = prototypes_JD + (signs_JD - prototypes_JD).detach()
         patches_BPD = F.normalize(tokens_BPD[:, 1:], dim=-1)
         cosine_BPJ = patches_BPD @ F.normalize(prototypes_JD, dim=-1).T
-        logits_BC: Tensor = self.head(cosine_BPJ.amax(dim=1).to(self.head.weight.dtype))
-        return logits_BC
+        return cosine_BPJ.amax(dim=1)
 
 
 def _linear(width: int, num_classes: int) -> Float32Linear:

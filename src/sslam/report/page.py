@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 import sslam
@@ -16,6 +15,7 @@ from sslam.report import pictures
 from sslam.report.comparison import Comparison
 from sslam.report.tables import METRICS, SHORT_HASH, Column, Row, Table
 from sslam.report.texts import EXPLANATION, PUBLISHED
+from sslam.templates import templates_of
 
 
 class Picture(NamedTuple):
@@ -51,13 +51,7 @@ def write_page(folder: Path, comparison: Comparison, problems: Sequence[str]) ->
     def embedded(picture: Picture) -> str:
         return f"data:image/png;base64,{base64.b64encode(paths[picture].read_bytes()).decode()}"
 
-    environment = Environment(
-        loader=PackageLoader("sslam.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates_of("sslam.report")
     environment.filters.update(embedded=embedded, listed=listed)
     html = environment.get_template("page.html").render(
         table=table,

@@ -18,7 +18,7 @@ from sslam.audio import AudioFileError, FileProblem, Waveform, WholeFile, decode
 from sslam.audio_files import as_text, find_audio_files, stated_size
 from sslam.errors import UsageError
 from sslam.finished_files import Entry, FinishedFiles, InputFile
-from sslam.networks.tdcn import Separator
+from sslam.networks.separator import Separator
 from sslam.separation.picture import separation_picture
 from sslam.separation.waveform import (
     check_settings,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sslam.audio import Waveform
 from sslam.checks import at_least
-from sslam.networks.tdcn import Separator
+from sslam.networks.separator import Separator
 from sslam.separation.source_order import order_channels
 from sslam.separation.windows import join_windows, window_starts
 
