@@ -56,13 +56,13 @@ eval-audioset: setup ## AudioSet-20K and 2M: CKPT=... (data/audioset)
 	$(call evaluate,audioset_20k audioset_2m)
 
 eval-speech-commands: setup ## Speech Commands v1 and v2: CKPT=... (data/speech_commands_v0.01 and v0.02)
-	$(call evaluate,speech_commands)
+	$(call evaluate,speech_commands_12 speech_commands)
 
 eval-polyphonic: setup ## built-in scenes, SPASS, IDMT-DESED-FL, URBAN-SED, those that are in data/: CKPT=...
 	$(call evaluate,$(POLYPHONIC))
 
 eval-all: setup ## everything above that is in data/: CKPT=...
-	$(call evaluate,audioset_2m audioset_20k esc50 speech_commands $(POLYPHONIC))
+	$(call evaluate,audioset_2m audioset_20k esc50 speech_commands_12 speech_commands $(POLYPHONIC))
 
 eval-separation: setup ## MSi, 1S and MoMi of a separator on the built-in scenes: CKPT=... (FUSS: MORE='--config experiments/data/fuss.yaml')
 	@[ -n '$(CKPT)' ] || { echo "Pass the checkpoint: make $@ CKPT=runs/separate/RUN/checkpoints/last.ckpt" >&2; exit 2; }

@@ -20,11 +20,12 @@ class LabelledDataModule(AudioDataModule):
     Args:
         max_missing_fraction: Share of a split's clips whose audio may be missing: from this share on it is an error,
             below it a warning. Copies of AudioSet miss 5 to 15 %.
-        balanced_sampling: Whether to draw training clips by the weights of :func:`balancing_weights`, without
-            replacement within an epoch, instead of giving each of them once per epoch. Without `training_augmentation`
-            each comes once all the same.
-        draws_per_epoch: Training clips in an epoch, fewer than there are; needed with `balanced_sampling`, because a
-            whole epoch without replacement has every clip once. AS-2M was published with 200 000.
+        balanced_sampling: Whether to draw training clips by the weights of :func:`balancing_weights` instead of giving
+            each of them once per epoch. Without `training_augmentation` each comes once all the same.
+        draws_per_epoch: Training clips in an epoch; None takes as many as there are. With `balanced_sampling` and
+            without replacement it is needed, and fewer, because a whole epoch would have every clip once. AS-2M was
+            published with 200 000.
+        draw_with_replacement: Whether a clip may be drawn more than once in an epoch, as SUPERB draws Speech Commands.
         **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
     """
 
@@ -33,18 +34,20 @@ class LabelledDataModule(AudioDataModule):
         max_missing_fraction: float = 0.5,
         balanced_sampling: bool = False,
         draws_per_epoch: int | None = None,
+        draw_with_replacement: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         within(0, 1, "(]", max_missing_fraction=max_missing_fraction)
-        if balanced_sampling and draws_per_epoch is None:
+        if balanced_sampling and draws_per_epoch is None and not draw_with_replacement:
             raise ValueError(
                 "balanced_sampling needs the number of clips in an epoch: pass --data.draws_per_epoch, fewer than "
-                "there are training clips."
+                "there are training clips, or --data.draw_with_replacement true."
             )
         self.max_missing_fraction = max_missing_fraction
         self.balanced_sampling = balanced_sampling
         self.draws_per_epoch = draws_per_epoch
+        self.draw_with_replacement = draw_with_replacement
 
     def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
         """Read the metadata, set `class_names`, and look for the audio with one scan.
@@ -97,7 +100,14 @@ class LabelledDataModule(AudioDataModule):
     def _training_sampler(self, dataset: Any, num_replicas: int, rank: int) -> TrainingSampler:
         weights = balancing_weights(dataset.labels) if self.balanced_sampling else None
         return TrainingSampler(
-            len(dataset), self.batch_size, num_replicas, rank, self.seed, weights, self.draws_per_epoch
+            len(dataset),
+            self.batch_size,
+            num_replicas,
+            rank,
+            self.seed,
+            weights,
+            self.draws_per_epoch,
+            self.draw_with_replacement,
         )
 
 

@@ -33,12 +33,13 @@ class TrainingSampler(DistributedSampler[Any]):
         num_replicas: Number of processes.
         rank: Number of this process, from 0.
         seed: Seed of the order.
-        weights: Weights by which clips are drawn, shape (num_clips,), without replacement within an epoch; None gives
-            all the same chance. A clip of weight 0 is never drawn.
-        draws_per_epoch: Clips in an epoch; None takes all.
+        weights: Weights by which clips are drawn, shape (num_clips,); None gives all the same chance. A clip of weight
+            0 is never drawn.
+        draws_per_epoch: Clips in an epoch; None takes as many as there are.
+        with_replacement: Whether a clip may be drawn more than once in an epoch.
 
     Raises:
-        ValueError: If there is not one whole batch, or fewer clips to draw from than draws.
+        ValueError: If there is not one whole batch, or without replacement fewer clips to draw from than draws.
     """
 
     def __init__(
@@ -50,16 +51,18 @@ class TrainingSampler(DistributedSampler[Any]):
         seed: int = 0,
         weights: NDArray[np.float64] | None = None,
         draws_per_epoch: int | None = None,
+        with_replacement: bool = False,
     ) -> None:
         super().__init__(range(num_clips), num_replicas, rank, seed=seed)  # type: ignore[arg-type]
         self.num_clips = num_clips
         self.clips_per_step = batch_size * num_replicas
         self.weights = weights
+        self.with_replacement = with_replacement
         self.num_draws = num_clips if draws_per_epoch is None else draws_per_epoch
         self.start = 0
         """Clips, over all processes, that this epoch's next iteration leaves out because they were seen."""
         num_drawable = num_clips if weights is None else int(np.count_nonzero(weights))
-        if self.num_draws > num_drawable:
+        if self.num_draws > num_drawable and not (with_replacement and num_drawable):
             raise ValueError(
                 f"draws_per_epoch must be at most the number of training clips to draw from, {num_drawable}, because "
                 f"no clip is drawn twice in an epoch; got {self.num_draws}. Lower --data.draws_per_epoch."
@@ -73,6 +76,9 @@ class TrainingSampler(DistributedSampler[Any]):
     def _order(self) -> NDArray[np.int64]:
         """This epoch's clips (num_draws,), the same on all processes."""
         rng = np.random.default_rng((self.seed, self.epoch))
+        if self.with_replacement:
+            shares = None if self.weights is None else self.weights / self.weights.sum()
+            return rng.choice(self.num_clips, self.num_draws, p=shares)
         if self.weights is None:
             return rng.permutation(self.num_clips)[: self.num_draws]
         # The clips with the smallest exponential variates of rate `weight` are a weighted sample without replacement

@@ -43,7 +43,7 @@ class SpeechCommandsDataModule(LabelledDataModule):
     the last 10 % for test. SUPERB's own test set is another archive, `speech_commands_test_set_v0.01`, with a folder
     per class: pass it as `test_root`. Without it the test is made from `testing_list.txt` and the noise files, and its
     result, which has a title of its own, must not be compared with published ones. SUPERB trains on random parts of the
-    whole noise files and draws all classes equally often, for which there is `balanced_sampling`.
+    whole noise files and draws all classes equally often: `balanced_sampling` with `draw_with_replacement`.
 
     As training clips are listed nowhere, all that are there count as listed.
 

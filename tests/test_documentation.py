@@ -1,16 +1,19 @@
 """What the documents name is there: files, links, targets of make, commands."""
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from data_modules import LabelledDataModule
+from data_modules.base import AudioDataModule
+from sslam.methods import SSLAM
+
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text()
-ALL = pytest.mark.parametrize(
-    "document",
-    ["README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/papers.md", "benchmarks/README.md"],
-)
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/papers.md", "benchmarks/README.md"]
+ALL = pytest.mark.parametrize("document", DOCUMENTS)
 
 
 @ALL
@@ -40,11 +43,23 @@ def test_document__gives_commands_that_exist(document: str) -> None:
     assert set(re.findall(r"(?:^    |`)make ([a-z][\w-]*)", text, re.M)) <= targets
 
 
-@ALL
+@pytest.mark.parametrize("document", [*DOCUMENTS, "CHANGELOG.md"])
 def test_document__does_not_claim_all_rows_of_the_published_tables(document: str) -> None:
     """Which rows there are is said by tables of files; of other encoders, for one, there are none."""
     text = " ".join((ROOT / document).read_text().split())
-    assert not re.search(r"\b(each|every|all|the) rows? of the published tables?", text)
+    assert not re.search(r"\b(each|every|all|the|per) rows? of (the published )?tables?", text)
+
+
+def test_readme__says_what_is_set_differently_by_switches_that_exist() -> None:
+    section = (ROOT / "README.md").read_text().split("## What is set differently")[1].split("\n## ")[0]
+    switches = {
+        SSLAM: {"cls_loss_weight", "weight_decay_exempt_1d"},
+        LabelledDataModule: {"draw_with_replacement"},
+        AudioDataModule: {"random_crop"},
+    }
+    for of_class, names in switches.items():
+        assert names <= {*inspect.signature(of_class).parameters}
+        assert names <= {*re.findall(r"`(\w+)`", section)}
 
 
 def test_readme__is_short() -> None:

@@ -26,7 +26,7 @@ def test_row_of__is_a_file_of_its_own_where_it_differs_from_the_rule() -> None:
 
 ALL_TASKS = (
     "audioset_20k, audioset_2m, class_folder, esc50, idmt_desed_fl, recorded_scenes, rendered_scenes, soundscapes, "
-    "spass, speech_commands, urban_sed"
+    "spass, speech_commands, speech_commands_12, urban_sed"
 )
 ALL_METHODS = (
     "attentive_probe, best_readout_probe, fine_tune, linear_probe, prototypical_probe, query_by_example, "

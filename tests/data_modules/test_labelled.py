@@ -95,8 +95,25 @@ def test_balanced_sampling__rare_classes_come_as_often_as_common_ones(data_folde
     assert hens / 200 == pytest.approx((1 / 2 + (1 / 3 + 8 / 15) / 2) / 2, abs=0.08)
 
 
+def test_balanced_sampling__with_replacement_has_as_many_clips_and_equal_classes(data_folder: Path) -> None:
+    options: dict[str, Any] = {"balanced_sampling": True, "draw_with_replacement": True}
+    data = ESC50DataModule(str(data_folder), fold=2, batch_size=2, num_workers=0, **options)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    hens = np.zeros(100)
+    for epoch in range(100):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        labels = np.concatenate([batch["labels"].numpy() for batch in loader])
+        assert len(labels) == 10
+        hens[epoch] = labels[:, 6].mean()
+    assert hens.mean() == pytest.approx(1 / 2, abs=4 * np.sqrt(0.25 / 1000))  # of 8 dogs and 2 hens
+
+
 def test_balanced_sampling__needs_fewer_draws_than_clips(data_folder: Path) -> None:
-    with pytest.raises(ValueError, match="balanced_sampling needs the number of clips .* --data.draws_per_epoch"):
+    with pytest.raises(
+        ValueError,
+        match="balanced_sampling needs the number of clips .* --data.draws_per_epoch.* --data.draw_with_replacement",
+    ):
         ESC50DataModule(str(data_folder), balanced_sampling=True)
     data = ESC50DataModule(
         str(data_folder), fold=2, batch_size=2, num_workers=0, balanced_sampling=True, draws_per_epoch=11

@@ -121,6 +121,24 @@ def test_training_sampler__frequencies_follow_the_weights_where_few_of_many_are_
     assert per_clip[2] / per_clip[0] == pytest.approx(4, rel=0.08)
 
 
+def test_training_sampler__draws_with_replacement_as_often_as_there_are_clips() -> None:
+    """Every draw by the weights, whatever came before; as many draws as clips, and more where they are asked for."""
+    sampler = TrainingSampler(75, 5, weights=WEIGHTS, with_replacement=True)
+    counts = np.zeros(75)
+    for epoch in range(400):
+        sampler.set_epoch(epoch)
+        order = [index for index, _ in sampler]
+        assert len(order) == len(sampler) == 75
+        assert len(set(order)) < 75
+        np.add.at(counts, order, 1)
+    expected = 400 * 75 * WEIGHTS / WEIGHTS.sum()
+    np.testing.assert_array_less(np.abs(counts - expected), 5 * np.sqrt(expected) + 1e-9)
+    assert len(TrainingSampler(75, 5, draws_per_epoch=200, with_replacement=True)) == 200
+    halves = [[*TrainingSampler(75, 5, 2, rank, weights=WEIGHTS, with_replacement=True)] for rank in (0, 1)]
+    alone = [*TrainingSampler(75, 10, weights=WEIGHTS, with_replacement=True)]
+    assert [request for pair in zip(*halves, strict=True) for request in pair] == alone
+
+
 def test_training_sampler__weighted_clips_come_once_per_epoch_in_an_order_that_does_not_tell_their_weight() -> None:
     sampler = TrainingSampler(75, 6, weights=WEIGHTS, draws_per_epoch=36)
     first_half = []

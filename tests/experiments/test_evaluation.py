@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,7 +17,7 @@ from sslam.transforms import Augmentation
 from tests.experiments.conftest import (
     AUDIOSET,
     EXPERIMENTS,
-    SPEECH_COMMANDS_12,
+    SINGLE_LABEL,
     STATISTICS,
     composed_names,
     config_of,
@@ -26,7 +26,6 @@ from tests.experiments.conftest import (
 
 POLYPHONIC = ("spass", "urban_sed", "idmt_desed_fl")  # with the recipe of SPASS
 AUGMENTED_PROBES = (*POLYPHONIC, "audioset_20k")  # the columns of the table of polyphonic sets
-SINGLE_LABEL = ("class_folder", "esc50", "speech_commands")
 OWN_DATA = ("class_folder", "recorded_scenes", "rendered_scenes")  # with the front end of a checkpoint
 NOT_PUBLISHED = (*OWN_DATA, "soundscapes")
 # Title in tables and number of classes of what one run evaluates.
@@ -44,8 +43,8 @@ PARTS = {
     "spass-square": ("SPASS square", 27),
     "spass-street": ("SPASS street", 27),
     "spass-waterfront": ("SPASS waterfront", 29),
-    "speech_commands-12": ("Speech Commands v0.01, own test set", 12),
-    "speech_commands-35": ("Speech Commands v0.02", 35),
+    "speech_commands_12": ("Speech Commands v0.01, own test set", 12),
+    "speech_commands": ("Speech Commands v0.02", 35),
     "urban_sed": ("URBAN-SED", 10),
 }
 # Recipes of our own by the row that they vary.
@@ -80,7 +79,7 @@ class Run:
     def small_data(self, data_arguments: dict[str, list[str]]) -> list[str]:
         if self.task == "soundscapes":
             return ["--data.num_train_scenes", "6", "--data.num_test_scenes", "6"]
-        return data_arguments[SPEECH_COMMANDS_12 if self.part == {"classes": 12} else f"data/{self.task}.yaml"]
+        return data_arguments[f"data/{self.task}.yaml"]
 
     def __str__(self) -> str:
         return "-".join([self.recipe.name, *map(str, self.part.values())])
@@ -141,14 +140,19 @@ class FineTuning:
     noise: bool = False
     loss: str = "LabelNormalisedBCE"
     label_smoothing: float | None = None
-    balanced_draws: int | None = None
+    is_balanced: bool = False
+    with_replacement: bool = False
+    draws: int | None = None
 
 
+SPEECH_COMMANDS = FineTuning(learning_rate=2e-4, batch_size=256, steps=40_000, frames=128, noise=True)
 FINE_TUNING = {
     "audioset_20k": FineTuning(steps=40_000),
-    "audioset_2m": FineTuning(batch_size=96, steps=400_000, balanced_draws=200_000),
+    "audioset_2m": FineTuning(batch_size=96, steps=400_000, is_balanced=True, draws=200_000),
     "esc50": FineTuning(steps=4_000, frames=512, mixup=0.0, mask_ratio=0.4, loss="CrossEntropy", label_smoothing=0.1),
-    "speech_commands": FineTuning(learning_rate=2e-4, batch_size=256, steps=40_000, frames=128, noise=True),
+    "speech_commands": SPEECH_COMMANDS,
+    # The published flag is `spcv1_finetune`; the number of draws is SUPERB's.
+    "speech_commands_12": replace(SPEECH_COMMANDS, is_balanced=True, with_replacement=True),
     **dict.fromkeys(POLYPHONIC, FineTuning(epochs=50)),
 }
 CLIP_SECONDS = {1024: 10.0, 512: 5.0, 128: 1.0}
@@ -198,7 +202,6 @@ def test_evaluation__fine_tuning_is_the_published_one(run: Run, capsys: pytest.C
     config = config_of_run(run, capsys)
     model, data, trainer = config["model"]["init_args"], config["data"]["init_args"], config["trainer"]
     augmentation, frontend = Augmentation(**model["augmentation"]), model["frontend"]["init_args"]
-    assert data["balanced_sampling"] == (data["draws_per_epoch"] is not None)
     assert FINE_TUNING[run.task] == FineTuning(
         learning_rate=model["learning_rate"],
         batch_size=data["batch_size"],
@@ -210,7 +213,9 @@ def test_evaluation__fine_tuning_is_the_published_one(run: Run, capsys: pytest.C
         noise=augmentation.noise,
         loss=model["loss"]["class_path"].removeprefix("sslam.losses."),
         label_smoothing=model["loss"].get("init_args", {}).get("label_smoothing"),
-        balanced_draws=data["draws_per_epoch"],
+        is_balanced=data["balanced_sampling"],
+        with_replacement=data["draw_with_replacement"],
+        draws=data["draws_per_epoch"],
     )
     assert augmentation.roll
     assert augmentation.mixup_probability == 0.9

@@ -56,6 +56,7 @@ def test_published__not_beside_other_data_recipes_or_splits_or_a_part_of_the_dat
     [
         ("audioset_2m_fine_tune", "AudioSet-2M", {"EAT": 48.6, "SSLAM": 50.2}),
         ("speech_commands_fine_tune", "Speech Commands v0.02", {"EAT": 98.3, "SSLAM": 98.1}),
+        ("speech_commands_12_fine_tune", "Speech Commands v0.01", {"SSLAM": 98.8}),
         ("spass_linear_probe", "SPASS market", {"MB-UA": 62.8, "SSLAM": 68.5}),
         ("spass_fine_tune", "SPASS market", {"SSLAM": 90.2}),
         ("audioset_20k_linear_probe", "AudioSet-20K", {"MB-UA": 13.9, "SSLAM": 16.9}),

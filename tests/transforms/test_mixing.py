@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sslam.transforms import PartialMixing, partner_of
+from sslam.transforms import FullMixing, PartialMixing, partner_of
 
 
 def test_partial_mixing__matches_a_loop_over_frames() -> None:
@@ -20,6 +20,23 @@ def test_partial_mixing__matches_a_loop_over_frames() -> None:
             assert torch.equal(mixture.features[clip, frame], expected)
             assert (frame // 16 in mixture.mixed_columns.tolist()) != alone
     assert mixture.mixed_columns.tolist() == sorted(mixture.mixed_columns.tolist())
+
+
+@pytest.mark.parametrize("summed", [None, torch.randn(3, 4 * 16, 4, dtype=torch.float64)])
+def test_full_mixing__matches_a_loop_over_frames(summed: torch.Tensor | None) -> None:
+    """By the maximum of log-mels, or with the features of the summed waveforms, from beginning to end."""
+    features = torch.randn(3, 4 * 16, 4, dtype=torch.float64, requires_grad=True)
+    mixture = FullMixing()(features, 16, torch.Generator(), summed)
+    for clip in range(3):
+        for frame in range(64):
+            both = torch.maximum(features[clip, frame], features[clip - 1, frame])
+            assert torch.equal(mixture.features[clip, frame], both if summed is None else summed[clip, frame])
+    assert mixture.mixed_columns.tolist() == [0, 1, 2, 3]
+    if summed is None:  # every frame is heard in its own clip or in the next one, never in both
+        mixture.features.sum().backward()
+        assert features.grad is not None
+        is_louder = features > features.roll(1, 0)
+        assert features.grad.equal((is_louder.long() + (~is_louder).long().roll(-1, 0)).double())
 
 
 def test_partial_mixing__windows_have_the_published_range() -> None:
