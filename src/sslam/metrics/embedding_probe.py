@@ -8,12 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from sklearn.linear_model import RidgeCV
-from sklearn.metrics import average_precision_score
-from sklearn.model_selection import cross_val_predict
-from sklearn.neighbors import KNeighborsRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sslam.folds import divide, most_folds, rarest_classes
 
@@ -76,6 +70,14 @@ def probe_embeddings(
         ``knn_accuracy`` and ``probe_accuracy``, in [0, 1], of clips with one class each; ``knn_map`` and ``probe_map``
         of others, means of the average precision over the classes that have clips.
     """
+    # Half a second, which only a run with such a probe waits for.
+    from sklearn.linear_model import RidgeCV
+    from sklearn.metrics import average_precision_score
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     num_neighbors = min(NUM_NEIGHBORS, *(len(learnt) for learnt, _ in splits))
     models = {"knn": KNeighborsRegressor(num_neighbors, metric="cosine"), "probe": RidgeCV(PENALTIES)}
     scores = {}
