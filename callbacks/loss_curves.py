@@ -1,15 +1,17 @@
 """Curves of a run as one picture in its folder."""
 
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from callbacks.run_picture import as_warning
 from sslam.run_folder import required_run_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PRETRAINING_PANELS = {
     "Patch loss": {"train/patch_loss": "training", "val/patch_loss": "held out"},
@@ -144,7 +146,7 @@ def draw_curves(
     all_panels: dict[str, dict[str, str]],
     series: dict[str, tuple[list[int], list[float]]],
     stage_ends: dict[int, str],
-) -> Figure:
+) -> "Figure":
     """One panel for each group of values, over optimizer steps, with the raw values pale and a running mean on top.
 
     Args:
@@ -157,6 +159,8 @@ def draw_curves(
     ]
     panels = [(title, curves) for title, curves in panels if curves]
     last_step = max(steps[-1] for steps, _ in series.values())
+    from matplotlib.figure import Figure  # takes a second
+
     figure = Figure(figsize=(13, 2.6 * ((len(panels) + 1) // 2)), layout="constrained")
     names = [f"stage {i}: {name} (to step {end})" for i, (end, name) in enumerate(stage_ends.items(), start=1)]
     figure.suptitle(", ".join(names), fontsize=10)
@@ -190,7 +194,7 @@ def draw_curves(
     return figure
 
 
-def _draw_series(axis: Axes, steps: np.ndarray, values: np.ndarray, style: dict[str, Any], is_noisy: bool) -> None:
+def _draw_series(axis: "Axes", steps: np.ndarray, values: np.ndarray, style: dict[str, Any], is_noisy: bool) -> None:
     window = max(1, len(values) // 50) if is_noisy else 1
     # The mean over the last `window` points; over fewer at the start.
     total = np.cumsum(np.concatenate([np.zeros(1), values]))

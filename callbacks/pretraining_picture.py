@@ -4,19 +4,21 @@ Shape letters: L frames, F mel bins, P patches, D width.
 """
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.run_picture import RunPicture
 from sslam.methods import SSLAM
 from sslam.stages import stage_at
 from sslam.transforms import RandomSource, partner_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class PretrainingPicture(RunPicture):
@@ -70,7 +72,7 @@ class PretrainingPicture(RunPicture):
             "grid": grid,
         }
 
-    def draw(self, pl_module: SSLAM, explained: dict[str, Any], step: int) -> Figure:
+    def draw(self, pl_module: SSLAM, explained: dict[str, Any], step: int) -> "Figure":
         frontend = pl_module.frontend
         stage, _ = stage_at(pl_module.stages, step)
         return draw_pretraining(
@@ -139,7 +141,7 @@ def describe_hidden(explained: dict[str, Any]) -> tuple[Tensor, Tensor, str, str
 
 def draw_pretraining(
     explained: dict[str, Any], title: str, student_sees: str, seconds_per_frame: float, sample_rate: int
-) -> Figure:
+) -> "Figure":
     """Eight panels over the same axes (seconds, kHz): the inputs on the left, the latents on the right.
 
     Args:
@@ -158,11 +160,13 @@ def draw_pretraining(
         "features": (0, num_frames * seconds_per_frame, 0, num_mel_bins),
         "patches": (0, grid[0] * patch_frames * seconds_per_frame, 0, num_mel_bins),
     }
+    from matplotlib.figure import Figure  # takes a second
+
     figure = Figure(figsize=(14, 10), layout="constrained")
     figure.suptitle(title, fontsize=13)
     axes = figure.subplots(4, 2, sharex=True, sharey=True)
 
-    def show(axis: Axes, values: Tensor, kind: str, title: str, **style: Any) -> Any:
+    def show(axis: "Axes", values: Tensor, kind: str, title: str, **style: Any) -> Any:
         axis.set_title(title, loc="left", fontsize=10)
         image = values.transpose(0, 1)  # frequency upwards
         return axis.imshow(image, origin="lower", aspect="auto", interpolation="none", extent=extents[kind], **style)
@@ -201,7 +205,7 @@ def draw_pretraining(
     return figure
 
 
-def _mark_unmixed(axis: Axes, mixed_frames: Tensor, seconds_per_frame: float, num_mel_bins: int) -> None:
+def _mark_unmixed(axis: "Axes", mixed_frames: Tensor, seconds_per_frame: float, num_mel_bins: int) -> None:
     alone = np.concatenate([[0], (~mixed_frames).int().numpy(), [0]])
     starts, ends = np.flatnonzero(np.diff(alone) == 1), np.flatnonzero(np.diff(alone) == -1)
     for start, end in zip(starts * seconds_per_frame, ends * seconds_per_frame, strict=True):

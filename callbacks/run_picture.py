@@ -4,19 +4,20 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.seed import isolate_rng
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from sslam.checks import at_least
 from sslam.run_folder import required_run_folder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @contextmanager
@@ -64,7 +65,7 @@ class RunPicture(pl.Callback):
         """What the method does with the clips, at the run's precision."""
 
     @abstractmethod
-    def draw(self, pl_module: Any, explained: dict[str, Any], step: int) -> Figure:
+    def draw(self, pl_module: Any, explained: dict[str, Any], step: int) -> "Figure":
         """The picture."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -95,6 +96,8 @@ class RunPicture(pl.Callback):
         figure = self.draw(pl_module, explained, step)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"step_{step:08d}.png"
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # takes a second
+
         canvas: Any = FigureCanvasAgg(figure)
         canvas.print_png(path)
         for logger in trainer.loggers:

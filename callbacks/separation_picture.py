@@ -3,18 +3,20 @@
 Shape letters: N estimates, S sources, T samples.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.run_picture import RunPicture
 from sslam.losses import pairwise_si_snr, permutation_invariant, si_snr
 from sslam.metrics.separation import ACTIVE_RMS
 from sslam.separation.picture import separation_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class SeparationPicture(RunPicture):
@@ -46,7 +48,7 @@ class SeparationPicture(RunPicture):
         estimates_NT = pl_module.separator(clips["waveform"].unsqueeze(0))[0]
         return {**clips, "estimates": estimates_NT.float()}
 
-    def draw(self, pl_module: Any, explained: dict[str, Any], step: int) -> Figure:
+    def draw(self, pl_module: Any, explained: dict[str, Any], step: int) -> "Figure":
         mixture_T, estimates_NT = explained["waveform"], explained["estimates"]
         title, sources_ST = f"Step {step}", explained.get("stems")
         if sources_ST is not None:

@@ -62,7 +62,7 @@ def run(module: str, args: Sequence[str]) -> int:
     """
     try:
         return int(importlib.import_module(module).main(args))
-    except (ImportError, OSError, RuntimeError):  # RuntimeError: what torchvision says beside another torch
+    except (ImportError, OSError, RuntimeError):  # RuntimeError: torchvision beside another torch
         from sslam.environment import BrokenEnvironmentError, check
 
         try:
@@ -85,6 +85,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: See :func:`run`; also for what the command itself refuses.
     """
+    is_own_process = args is None
     args = sys.argv[1:] if args is None else list(args)
     command = args[0] if args else "--help"
     if command in ("-h", "--help"):
@@ -101,6 +102,10 @@ def main(args: Sequence[str] | None = None) -> int:
         except UsageError as error:
             print(f"sslam {command}: {error}", file=sys.stderr)
             return USERS_MISTAKE
+        if is_own_process and not {"-h", "--help"}.isdisjoint(args):
+            from sslam.commands.fitting.help_alone import import_lightly
+
+            import_lightly()
         return run("sslam.commands.fit", args)
     if command in OTHER_COMMANDS:
         return run(OTHER_COMMANDS[command][0], args[1:])

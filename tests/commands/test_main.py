@@ -42,6 +42,28 @@ def test_main__answers_without_torch(args: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
+HEAVY = ("torch._dynamo.utils", "scipy.signal", "scipy.optimize", "matplotlib", "sklearn", "wandb", "torchvision")
+
+
+@pytest.mark.slow
+def test_main__help_of_fit_waits_for_nothing_that_only_training_needs() -> None:
+    code = (
+        "import sys; from sslam.__main__ import main\n"
+        "try: main({args})\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        f"loaded = set({HEAVY}) & set(sys.modules)\n"
+        "sys.exit({is_light} and ', '.join(loaded) or 0)"
+    )
+    said = []
+    for args, is_light in (("", True), ("sys.argv[1:]", False)):  # as the process's own, and as by another program
+        command = [sys.executable, "-c", code.format(args=args, is_light=is_light), "fit", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    assert said[0] == said[1]
+    assert "--trainer.max_steps" in said[0]
+
+
 @pytest.mark.parametrize("command", OTHER_COMMANDS)
 def test_main__a_wrong_option_is_answered_in_one_line(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

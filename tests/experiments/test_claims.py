@@ -8,8 +8,8 @@ import yaml
 
 from sslam.__main__ import main
 from sslam.claims.claim import Claim, Scale, read, read_claim
+from sslam.commands.claim_plan import data_of
 from sslam.commands.claim_runs import PretrainingRun
-from sslam.commands.claims import data_of
 from sslam.methods import Objectives
 from sslam.stages import Stage
 from tests.experiments.conftest import EXPERIMENTS, composed_names, names

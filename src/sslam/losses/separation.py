@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sslam.devices import widest_float
@@ -80,6 +79,8 @@ def permutation_invariant(loss_BNM: Tensor) -> Matching:
     costs = torch.nan_to_num(loss_BNM.detach().cpu().double(), nan=1e9).numpy()
     # Of equal pairings, as with silent references, the one in order: its sum of n * m is the largest.
     costs = costs - 1e-6 * np.outer(np.arange(num_references), np.arange(num_estimates))
+    from scipy.optimize import linear_sum_assignment  # takes a second
+
     columns = torch.stack([torch.from_numpy(linear_sum_assignment(cost)[1]) for cost in costs])
     permutation_BN = columns.to(loss_BNM.device)
     return Matching(loss_BNM.gather(2, permutation_BN.unsqueeze(2)).squeeze(2), permutation_BN)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.special import ndtri
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
@@ -150,6 +149,8 @@ class ClassificationMetrics(ClipMetric):
                 f"Clip {index_N[polyphony_N == UNKNOWN][0]} has no polyphony and others have. Give it for all clips "
                 "of a set or for none."
             )
+        from scipy.special import ndtri  # takes a fifth of a second
+
         # Only the order of scores counts. As ranks they are exact, where torchmetrics would put logits through a
         # sigmoid, which makes large ones equal.
         ranks_NC = dense_ranks(scores_NC)

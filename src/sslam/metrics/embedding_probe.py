@@ -8,10 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from sklearn.linear_model import Ridge
-from sklearn.metrics import average_precision_score
-from sklearn.neighbors import KNeighborsRegressor
-from sklearn.preprocessing import StandardScaler
 
 from sslam.folds import divide, most_folds, rarest_classes
 
@@ -80,6 +76,12 @@ def probe_embeddings(
         ``knn_accuracy`` and ``probe_accuracy``, in [0, 1], of clips with one class each; ``knn_map`` and ``probe_map``
         of others, means of the average precision over the classes that have clips.
     """
+    # Half a second, which only a run with such a probe waits for.
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import average_precision_score
+    from sklearn.neighbors import KNeighborsRegressor
+    from sklearn.preprocessing import StandardScaler
+
     num_neighbors = min(NUM_NEIGHBORS, *(len(learnt) for learnt, _ in splits))
     predicted = {name: np.zeros(labels_NC.shape) for name in ("knn", "probe")}
     for learnt, tested in splits:

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.layers import Attention, DropPath, Mlp
 from torch import Tensor, nn
 
 from sslam.checks import at_least
+from sslam.networks.attention import Attention, DropPath, Mlp
 from sslam.rebuildable import Rebuildable
 
 LAYER_NORM_EPS = 1e-6
@@ -123,9 +123,9 @@ class PostNormBlock(nn.Module):
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.attn = Attention(width, num_heads=num_heads, qkv_bias=True)
+        self.attn = Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(width, hidden_features=round(width * mlp_ratio))
+        self.mlp = Mlp(width, round(width * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, tokens_BPD: Tensor) -> tuple[Tensor, Tensor]:

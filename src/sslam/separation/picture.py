@@ -4,17 +4,19 @@ Shape letters: N estimates, S sources, T samples, F frequencies, L columns.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sslam.audio import Waveform
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 STFT_SECONDS = 0.032
 DYNAMIC_RANGE = 80.0  # dB below the loudest point, from where on all is black
@@ -30,7 +32,7 @@ def separation_picture(
     sample_rate: int,
     title: str | None = None,
     sources_ST: Iterable[Waveform | Tensor] | None = None,
-) -> Figure:
+) -> "Figure":
     """Spectrograms in dB over seconds and kHz, with one scale of colors for all of them.
 
     Args:
@@ -52,6 +54,8 @@ def separation_picture(
 
     num_columns = 1 if sources is None else 2
     num_rows = 1 + max(len(estimates), len(sources or ()))
+    from matplotlib.figure import Figure  # takes a second
+
     figure = Figure(figsize=(10 + 4 * (num_columns - 1), 1 + 2 * num_rows), layout="constrained")
     if title is not None:
         figure.suptitle(title.replace("$", r"\$"), fontsize=12)  # no formulas: file names may hold dollars
@@ -67,7 +71,7 @@ def separation_picture(
 
 def processors_picture(
     mixture_T: Waveform | Tensor, channels_by_name: Mapping[str, Iterable[Waveform | Tensor]], sample_rate: int
-) -> Figure:
+) -> "Figure":
     """One clip through several separators, as figure 2 of the separation-contrastive paper: a row for each of them.
 
     Args:
@@ -83,6 +87,8 @@ def processors_picture(
     everything = [mixture_FL, *(shown_FL for channels in rows.values() for shown_FL in channels)]
     style = style_of(everything, len(mixture_T) / sample_rate, sample_rate)
     num_columns = max(len(channels) for channels in rows.values())
+    from matplotlib.figure import Figure  # takes a second
+
     figure = Figure(figsize=(1 + 5 * num_columns, 1 + 1.8 * (1 + len(rows))), layout="constrained")
     axes = figure.subplots(1 + len(rows), num_columns, sharex=True, sharey=True, squeeze=False)
     panels = [(axes[0, 0], "Mixture", mixture_FL)]
@@ -101,13 +107,13 @@ def style_of(everything: Iterable[Spectrogram], seconds: float, sample_rate: int
     return drawn | {"cmap": "magma", "vmin": loudest - DYNAMIC_RANGE, "vmax": loudest}
 
 
-def show(axis: Axes, values_FL: Spectrogram, name: str, style: dict[str, Any]) -> Any:
+def show(axis: "Axes", values_FL: Spectrogram, name: str, style: dict[str, Any]) -> Any:
     """Draw a spectrogram under its name."""
     axis.set_title(name.replace("$", r"\$"), loc="left", fontsize=10)
     return axis.imshow(values_FL, **style)
 
 
-def finished(figure: Figure, axes: NDArray[Any], image: Any) -> Figure:
+def finished(figure: "Figure", axes: NDArray[Any], image: Any) -> "Figure":
     """The figure with its scales; axes without a spectrogram are hidden."""
     for axis in axes.flat:
         axis.set_visible(bool(axis.images))

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sslam.audio import Waveform
@@ -18,6 +17,8 @@ STFT_HOP = 512
 
 def best_order(similarity_NN: NDArray[np.float32]) -> NDArray[np.intp]:
     """For each row a column of its own, so that the sum of their similarities is largest: shape (N,)."""
+    from scipy.optimize import linear_sum_assignment  # takes a second
+
     order: NDArray[np.intp] = linear_sum_assignment(np.nan_to_num(similarity_NN), maximize=True)[1]
     return order
 

@@ -11,7 +11,6 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import uniform_filter1d
 from torch import Tensor
 
 from sslam.audio import Waveform
@@ -181,6 +180,8 @@ def hand_out_missing(estimates_NT: Waveform, mixture_T: Waveform, sample_rate: i
     """Estimates (N, T) that add up to the mixture: each gets what is missing in proportion to its power just then."""
     missing_T = mixture_T - estimates_NT.sum(axis=0)
     width = max(1, round(SHARE_SECONDS * sample_rate))
+    from scipy.ndimage import uniform_filter1d  # takes a fifth of a second
+
     power_NT: NDArray[np.float64] = uniform_filter1d(np.square(estimates_NT, dtype=np.float64), width, mode="constant")
     power_NT = power_NT.clip(min=0) + SILENT_POWER  # a running sum may end below zero
     return estimates_NT + (missing_T * power_NT / power_NT.sum(axis=0)).astype(np.float32)
