@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning.pytorch as pl
@@ -218,6 +219,27 @@ def test_online_probe__what_it_cannot_probe_is_refused(clips: Any, fit: Any) -> 
     del module.student.num_rows
     with pytest.raises(ValueError, match="AudioViT has no num_rows.* or take pooling statistics"):
         fit(module, clips, [probe()])
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_online_probe__all_processes_end_with_what_the_first_refuses(
+    is_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others have read nothing, and would wait for the first."""
+    said: list[str] = []
+
+    def broadcast(own: str) -> str:
+        said.append(own)
+        return "the first one's reason"
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("the first one's reason")
+
+    monkeypatch.setattr(ProbedClips, "read", refuse)
+    trainer: Any = SimpleNamespace(is_global_zero=is_first, strategy=SimpleNamespace(broadcast=broadcast))
+    with pytest.raises(ValueError, match="the first one's reason"):
+        probe().on_train_start(trainer, make_sslam())
+    assert said == ["the first one's reason" if is_first else ""]
 
 
 @pytest.mark.parametrize(("name", "least"), [("every_n_steps", 1), ("max_clips", 1), ("num_folds", 2), ("seed", 0)])

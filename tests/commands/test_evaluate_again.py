@@ -85,6 +85,46 @@ def test_evaluate__other_files_that_are_named_are_no_repetition(
     assert "was made from something else: named files was" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("codes", "expected", "has_table"),
+    [
+        ([0, 0], 0, True),
+        ([2, 0], 0, True),  # a data set that is not there is said, and the table is of the others
+        ([1, 0], 1, True),
+        ([2, 2], 2, False),
+        ([1, 2], 1, False),
+        ([1, 1], 1, False),
+        ([None, 0], 1, True),  # it says that it is done, and has written nothing
+    ],
+)
+def test_evaluate__exit_code(
+    codes: list[int | None], expected: int, has_table: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, tables = list(codes), []
+
+    def run_child(command: list[str], log: Any) -> int:
+        code = left.pop(0)
+        return done(command, log) if code == 0 else code or 0
+
+    done = evaluate.run_child
+    monkeypatch.setattr(evaluate, "run_child", run_child)
+    monkeypatch.setattr("sslam.commands.report.report", lambda *_: tables.append(1) or 0)
+    command = [
+        "evaluate",
+        "--checkpoint",
+        "a.ckpt",
+        *ROW[:4],
+        "--folds",
+        "1",
+        "2",
+        "--no_baselines",
+        "--run_id",
+        "mine",
+    ]
+    assert main(command) == expected
+    assert bool(tables) == has_table
+
+
 def test_evaluate__a_run_that_states_no_named_files_is_gone_on_with(capsys: pytest.CaptureFixture[str]) -> None:
     """As those of earlier versions."""
     assert main(["evaluate", "--checkpoint", "a.ckpt", *ROW]) == 0

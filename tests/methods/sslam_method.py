@@ -11,6 +11,7 @@ from sslam.frontends import KaldiFbank
 from sslam.methods import SSLAM, Objectives, Stage
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.transforms import InverseBlockMasking, PartialMixing, RandomSource
+from tests.quiet_trainer import QUIET
 
 SAMPLES = 16000 * 128 // 100 + 240  # 128 frames: 8 columns of 8 patches
 BOOTSTRAPPING = Objectives(unmixed=1, mixed=0, source_retention=0)
@@ -41,9 +42,7 @@ def clips(number: int, batch_size: int = 2, seed: int = 0) -> DataLoader:
 
 
 def fit(module: SSLAM, loader: DataLoader, **changes: Any) -> pl.Trainer:
-    arguments = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    arguments |= {"enable_model_summary": False, "max_epochs": -1}
-    trainer = pl.Trainer(**(arguments | changes))
+    trainer = pl.Trainer(**(QUIET | changes))
     trainer.fit(module, loader)
     return trainer
 

@@ -18,6 +18,7 @@ from sslam.losses import mixit_loss
 from sslam.methods import MixIT
 from sslam.metrics import MixtureImprovement, SeparationMetrics
 from sslam.networks import TDCN
+from tests.quiet_trainer import QUIET
 from tests.reference.mixit_formulas import formula_separator, training_mixtures
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -44,15 +45,7 @@ def loader(clips: Tensor, batch_size: int, stems: Tensor | None = None) -> DataL
 
 
 def make_trainer(**changes: Any) -> pl.Trainer:
-    arguments: dict[str, Any] = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "max_epochs": -1,
-    }
-    return pl.Trainer(**(arguments | changes))
+    return pl.Trainer(**(QUIET | changes))
 
 
 class Losses(pl.Callback):

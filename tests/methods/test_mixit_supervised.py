@@ -90,3 +90,26 @@ def test_mixit__refuses_what_cannot_be_learnt() -> None:
         MixIT(small_separator(), supervised_share=1.5)
     with pytest.raises(ValueError, match=r"for each of 3 estimates, got \[0, 1\]. Correct allowed_assignments"):
         MixIT(small_separator(), allowed_assignments=[[0, 1]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_validation__the_supervised_loss_is_of_all_clips_and_only_where_it_is_learnt(share: float) -> None:
+    clips, stems = known()
+    method, separator = MixIT(small_separator(), supervised_share=share), small_separator()
+    (found,) = make_trainer().validate(method, loader(clips[:6], 4, stems[:6]), verbose=False)  # 4 clips, then 2
+    with torch.no_grad():
+        expected = supervised_separation_loss(stems[:6], separator(clips[:6]), clips[:6]).mean()
+        mixtures = clips[:6].unflatten(0, (-1, 2))
+        unsupervised = mixit_loss(mixtures, separator(mixtures.sum(1))).mean()
+    assert found["val/loss"] == pytest.approx(unsupervised.item(), rel=1e-5)
+    assert ("val/supervised_loss" in found) == (share > 0)
+    if share:
+        assert found["val/supervised_loss"] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_validation__momi_keeps_to_the_assignments_of_the_method() -> None:
+    """One that gives everything to the first clip leaves the second with silence."""
+    clips, _ = known()
+    free, bound = MixIT(small_separator()), MixIT(small_separator(), allowed_assignments=[[0, 0, 0]])
+    momi = [make_trainer().validate(each, loader(clips, 4), verbose=False)[0]["val/momi"] for each in (free, bound)]
+    assert momi[1] < momi[0] - 20

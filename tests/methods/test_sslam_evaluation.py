@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader
 from sslam.methods import SSLAM, Objectives
 from sslam.transforms import RandomSource
 from tests.methods.sslam_method import BOOTSTRAPPING, clips, fit, make_method, make_stage
-
-QUIET = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+from tests.quiet_trainer import QUIET
 
 
 def two_stages(**changes: object) -> SSLAM:

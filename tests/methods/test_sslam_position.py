@@ -16,18 +16,9 @@ from sslam.methods import SSLAM, Objectives
 from sslam.metrics import PatchLosses, PositionMeans
 from sslam.transforms import RandomSource
 from tests.methods.sslam_method import BOOTSTRAPPING, clips, fit, make_method, make_stage
+from tests.quiet_trainer import QUIET
 
 RATIO, SHARE = "train/patch_loss_above_position", "train/position_share"
-
-
-QUIET: dict[str, Any] = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "max_epochs": -1,
-}
 
 
 class Positions(pl.Callback):

@@ -144,6 +144,8 @@ def test_stages__a_longer_run_than_the_stages_is_refused() -> None:
 def test_stages__bad_values_are_refused() -> None:
     with pytest.raises(ValueError, match="warmup_steps must be between 0 and the stage's steps, got warmup_steps=9"):
         make_stage(warmup_steps=9)
+    with pytest.raises(ValueError, match="source_combination must be one of mean, max, sum, got 'median'"):
+        make_stage(source_combination="median")
     with pytest.raises(ValueError, match="num_clones must be at least 1, got 0"):
         make_stage(num_clones=0)
     with pytest.raises(ValueError, match="at least one of them > 0"):

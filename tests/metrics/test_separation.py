@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sslam.losses import Assignments
 from sslam.metrics import MixtureImprovement, SeparationMetrics, SeparationResults
 
 
@@ -128,6 +129,19 @@ def test_mixture_improvement__matches_numpy() -> None:
         best = min(remixes, key=lambda remix: sum(np.log(((clip_mixtures - remix) ** 2).sum(-1) + 1e-8)))
         expected += [ratio(m, r) - ratio(m, clip_mixtures.sum(0)) for m, r in zip(clip_mixtures, best, strict=True)]
     assert metric.compute() == pytest.approx(np.mean(expected), abs=0.01)
+
+
+def test_mixture_improvement__keeps_to_the_assignments_that_are_allowed() -> None:
+    """Estimates that are the two mixtures, which may be handed out the wrong way round alone."""
+    mixtures = 0.1 * torch.randn(1, 2, 400, generator=torch.Generator().manual_seed(0))
+    free, bound = MixtureImprovement(), MixtureImprovement(Assignments([[1, 0]]))
+    for metric in (free, bound):
+        metric.update(mixtures, mixtures)
+    first, second = mixtures[0].numpy()
+    total = first + second
+    swapped = ratio(first, second) - ratio(first, total) + ratio(second, first) - ratio(second, total)
+    assert free.compute() > 50
+    assert bound.compute() == pytest.approx(swapped / 2, rel=1e-3)
 
 
 def test_mixture_improvement__the_mixture_itself_improves_nothing() -> None:
