@@ -193,3 +193,16 @@ def test_fit__a_missing_checkpoint_is_found_before_anything_is_built(
         assert message.startswith(f"sslam fit: checkpoints/{name}.ckpt is not a checkpoint that a run can go on from.")
         assert message.endswith(f"Start from its weights with --model.initial_checkpoint checkpoints/{name}.ckpt.")
     assert not Path("runs").exists()
+
+
+def test_fit__statistics_are_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = ["--model.frontend.statistics", "auto"]
+    assert main([*RUN, *auto, "--run_id", "straight"]) == 0
+    killed_at(5, monkeypatch, "killed", *auto)
+    monkeypatch.setattr("sslam.methods.method.measured", lambda *_: pytest.fail("measured again"))
+    assert main([*RUN, *auto, "--run_id", "killed", "--ckpt_path", "last"]) == 0
+    assert_equal_states(state_of("killed"), state_of("straight"))
+    kept = yaml.safe_load(Path("runs/resume/killed/frontend.yaml").read_text())
+    measured = kept["model"]["init_args"]["frontend"]["init_args"]
+    stated = state_of("killed")["architecture"]["frontend"]["init_args"]
+    assert (stated["mean"], stated["std"]) == (measured["mean"], measured["std"])

@@ -57,3 +57,18 @@ def test_feature_statistics__of_nothing() -> None:
     nothing = FeatureStatistics.of(torch.zeros(0))
     assert nothing + nothing == FeatureStatistics()
     assert FeatureStatistics().std == 0
+
+
+@pytest.mark.parametrize("new", [KaldiFbank, LogMel])
+def test_auto__is_nan_until_it_is_measured(new: type[KaldiFbank] | type[LogMel]) -> None:
+    """A front end that nothing has measured must not normalise by anything, whatever its mean and std say."""
+    frontend = new(96, mean=1.0, std=2.0, statistics="auto")
+    waveform = torch.rand(1, frontend.crop_samples)
+    assert frontend(waveform).isnan().all()
+    assert frontend.of_length(2 * frontend.crop_samples).awaits_statistics
+    measured = frontend.with_statistics(-3.0, 4.0)
+    assert measured.architecture() == new(96, mean=-3.0, std=4.0).architecture()
+    assert "statistics" not in measured.architecture()
+    torch.testing.assert_close(measured(waveform), new(96, mean=-3.0, std=4.0)(waveform), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="std must be greater than 0, got 0"):
+        frontend.with_statistics(0.0, 0.0)

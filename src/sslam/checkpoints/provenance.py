@@ -9,6 +9,9 @@ from sslam.checkpoints.location import resolve
 from sslam.frontends import Frontend
 from sslam.networks import Encoder
 
+OF_THE_DATA = ("num_frames", "mean", "std", "statistics")
+"""Arguments of a front end in which evaluation may differ from pre-training."""
+
 
 class TrainedEncoder(NamedTuple):
     """An encoder, what its file states besides, and where it comes from.
@@ -76,7 +79,7 @@ def read_encoder(
 
 def _require_same_features(given: Frontend, stated: Frontend, path: str) -> None:
     ours, theirs = (
-        {name: value for name, value in frontend.architecture().items() if name not in ("num_frames", "mean", "std")}
+        {name: value for name, value in frontend.architecture().items() if name not in OF_THE_DATA}
         for frontend in (given, stated)
     )
     if type(given) is not type(stated) or ours != theirs:

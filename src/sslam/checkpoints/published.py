@@ -8,7 +8,6 @@ Ours: ``student.*``, ``decoder.*``, ``teacher.encoder.*`` (the state dict of :cl
 ``encoder.*``, ``fc_norm.*``, ``head.*``, of which the encoder may also be a :class:`~sslam.networks.CNN14`.
 """
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -121,7 +120,7 @@ def infer_networks(
         )
     for frontend_class in (KaldiFbank, LogMel):
         arguments = stated.get("frontend")
-        if isinstance(arguments, dict) and arguments.keys() == inspect.signature(frontend_class).parameters.keys():
+        if isinstance(arguments, dict) and arguments.keys() == frontend_class().architecture().keys():
             networks["frontend"] = Network(frontend_class, arguments)
     return networks
 

@@ -1,7 +1,8 @@
 """What every front end is. Shape letters: B clips, T samples, L frames, F mel bins, K frequency bins."""
 
+import math
 import warnings
-from typing import Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,7 @@ class Frontend(Rebuildable):
         fft_length: Points of the Fourier transform of a frame.
         expects_length: Whether to warn of clips much longer or shorter than ``num_frames``.
         usual_num_frames: Advice in that warning.
+        awaits_statistics: Whether ``mean`` and ``std`` are not known yet, and so NaN: see :meth:`with_statistics`.
 
     Args:
         num_frames: Frames L of the features.
@@ -29,6 +31,8 @@ class Frontend(Rebuildable):
         mean: Mean of the log-mels.
         std: Standard deviation of the log-mels.
         sample_rate: Rate of the waveforms in Hz.
+        statistics: ``auto`` where mean and standard deviation are to be measured on the clips that are trained on,
+            whatever ``mean`` and ``std`` say; None for these.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -36,7 +40,15 @@ class Frontend(Rebuildable):
 
     usual_num_frames = "100 for each second"
 
-    def __init__(self, num_frames: int, num_mel_bins: int, mean: float, std: float, sample_rate: int) -> None:
+    def __init__(
+        self,
+        num_frames: int,
+        num_mel_bins: int,
+        mean: float,
+        std: float,
+        sample_rate: int,
+        statistics: Literal["auto"] | None = None,
+    ) -> None:
         super().__init__()
         positive(std=std)
         at_least(1, num_frames=num_frames)
@@ -46,8 +58,9 @@ class Frontend(Rebuildable):
         at_most(4096, num_mel_bins=num_mel_bins)
         self.num_frames = num_frames
         self.num_mel_bins = num_mel_bins
-        self.mean = mean
-        self.std = std
+        self.awaits_statistics = statistics == "auto"
+        self.mean = math.nan if self.awaits_statistics else mean
+        self.std = math.nan if self.awaits_statistics else std
         self.sample_rate = sample_rate
         self.window_length = int(sample_rate * 0.025)
         self.hop_length = int(sample_rate * 0.010)
@@ -55,6 +68,20 @@ class Frontend(Rebuildable):
         self.fft_length = 1 << (self.window_length - 1).bit_length()
         # A plain dict: these are no part of this module.
         self._of_length: dict[int, Self] = {}
+
+    def architecture(self) -> dict[str, Any]:
+        """Constructor arguments that build this front end again; without ``statistics`` where they are known."""
+        arguments = super().architecture()
+        return {name: value for name, value in arguments.items() if name != "statistics" or self.awaits_statistics}
+
+    def with_statistics(self, mean: float, std: float) -> Self:
+        """The same front end with this mean and standard deviation of the log-mels.
+
+        Raises:
+            ValueError: If a value is out of its range, such as the standard deviation of silence.
+        """
+        known = {name: value for name, value in self.architecture().items() if name != "statistics"}
+        return type(self)(**known | {"mean": mean, "std": std})
 
     def forward(self, waveform_BT: Tensor, num_samples_B: Tensor | None = None) -> Tensor:
         """Waveforms (B, T) to features (B, L, F) in float32."""

@@ -3,6 +3,8 @@
 Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, K frequency bins.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ class KaldiFbank(Frontend):
         std: Standard deviation of the log-mels of the data set; AudioSet 4.569, ESC-50 5.359, Speech Commands v2 5.565,
             SPASS 3.268.
         sample_rate: Rate of the waveforms in Hz.
+        statistics: ``auto`` to measure mean and std on the clips that are trained on; None for those given.
 
     Raises:
         ValueError: If the standard deviation is not positive, there are no frames, or too few mel bins.
@@ -43,8 +46,9 @@ class KaldiFbank(Frontend):
         mean: float = -4.268,
         std: float = 4.569,
         sample_rate: int = 16000,
+        statistics: Literal["auto"] | None = None,
     ) -> None:
-        super().__init__(num_frames, num_mel_bins, mean, std, sample_rate)
+        super().__init__(num_frames, num_mel_bins, mean, std, sample_rate, statistics)
         self.register_buffer("mel_banks_KF", self.mel_banks(LOW_FREQUENCY, 0.0), persistent=False)
         self.register_buffer("window_W", torch.hann_window(self.window_length, periodic=False), persistent=False)
         self.mel_banks_KF: Tensor

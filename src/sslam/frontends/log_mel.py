@@ -3,6 +3,8 @@
 Shape letters: B clips, T samples, L frames, F mel bins, W samples of a window, K frequency bins.
 """
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,6 +35,7 @@ class LogMel(Frontend):
         low_frequency: Lower end of the lowest triangle in Hz.
         high_frequency: Upper end of the highest triangle in Hz.
         log_offset: Offset that is added before the logarithm, > 0.
+        statistics: ``auto`` to measure mean and std on the clips that are trained on; None for those given.
 
     Raises:
         ValueError: If a value is out of its range.
@@ -48,8 +51,9 @@ class LogMel(Frontend):
         low_frequency: float = 125.0,
         high_frequency: float = 7500.0,
         log_offset: float = 0.001,
+        statistics: Literal["auto"] | None = None,
     ) -> None:
-        super().__init__(num_frames, num_mel_bins, mean, std, sample_rate)
+        super().__init__(num_frames, num_mel_bins, mean, std, sample_rate, statistics)
         positive(log_offset=log_offset)
         if not 0 <= low_frequency < high_frequency <= sample_rate / 2:
             raise ValueError(

@@ -173,6 +173,7 @@ class Classifier(EvaluatedEncoder):
             self._make_heads_for(len(checkpoint["class_names"]), "The checkpoint")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.prepare_to_load(checkpoint)
         self.provenance = checkpoint["provenance"]
         self._loaded_training = checkpoint["training"]

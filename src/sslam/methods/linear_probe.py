@@ -131,6 +131,7 @@ class LinearProbe(Classifier):
         return "LinearProbe" if self.grid.hidden_width is None else "ShallowClassifier"
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         if self.trainer.max_epochs != 1:
             raise ValueError(
                 f"The trainer's max_epochs must be 1, got {self.trainer.max_epochs}: a linear probe sees every clip "

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from sslam.audio import SAMPLE_RATE
 from sslam.checkpoints.architecture import state_networks
 from sslam.frontends import Frontend
+from sslam.methods.measured_frontend import measured
 from sslam.methods.skipped_steps import SkippedSteps
 from sslam.networks import Encoder
 from sslam.optim import PEAK, clip_finite_gradients
@@ -86,10 +87,15 @@ class Method(pl.LightningModule):
         self.log_dict({f"{split}/{name}": value for name, value in values.items()}, sync_dist=True, **kwargs)
 
     def on_validation_epoch_start(self) -> None:
+        self._require_statistics()
         self.start_evaluation()
 
     def on_test_epoch_start(self) -> None:
+        self._require_statistics()
         self.start_evaluation()
+
+    def on_predict_start(self) -> None:
+        self._require_statistics()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self.evaluation_step(batch, batch_idx)
@@ -123,6 +129,25 @@ class Method(pl.LightningModule):
         path, self.weights_to_start_from = self.weights_to_start_from, None
         if path is not None and self.trainer.ckpt_path is None:
             self.load_initial_weights(path)
+
+    def on_fit_start(self) -> None:
+        # Here, where a run that goes on has those of its checkpoint.
+        for name, frontend in self._frontends_without_statistics().items():
+            setattr(self, name, measured(frontend, self.trainer).to(self.device))
+
+    def _require_statistics(self) -> None:
+        for name in self._frontends_without_statistics():
+            raise ValueError(
+                f"model.{name}: statistics auto are measured in training. Give mean and std, which `sslam data stats` "
+                "prints, or the checkpoint of a run (ckpt_path)."
+            )
+
+    def _frontends_without_statistics(self) -> dict[str, Frontend]:
+        return {
+            name: module
+            for name, module in self.named_children()
+            if isinstance(module, Frontend) and module.awaits_statistics
+        }
 
     def random_source(self, batch_idx: int) -> RandomSource:
         """Generators of one training batch: other draws on every rank and batch, the same after a resume."""
@@ -173,6 +198,12 @@ class Method(pl.LightningModule):
 
     def prepare_to_load(self, checkpoint: Mapping[str, Any]) -> None:
         """Makes what has the shapes that a checkpoint tells, before its tensors are compared or loaded."""
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for name, frontend in self._frontends_without_statistics().items():
+            stated = checkpoint["architecture"]["frontend"]  # measured once, when the run began
+            known = stated.get("init_args", stated)  # as checkpoints of version 0.1 have them
+            setattr(self, name, frontend.with_statistics(known["mean"], known["std"]).to(self.device))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values, so that the networks can be rebuilt from the file alone.

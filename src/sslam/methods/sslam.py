@@ -307,6 +307,7 @@ class SSLAM(Method):
         return torch.optim.AdamW(groups, lr=self.stages[0].learning_rate_at(0), betas=self.betas, eps=1e-8, fused=True)
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         ddp_arguments = getattr(self.trainer.strategy, "_ddp_kwargs", {"find_unused_parameters": True})
         if self.clip_contrast is not None and not ddp_arguments.get("find_unused_parameters"):
             raise ValueError(
@@ -355,6 +356,7 @@ class SSLAM(Method):
         return self.global_step if self.trainer.state.fn == TrainerFn.FITTING else self.restored_step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         # Lightning restores its own counter in a fit only.
         self.restored_step = checkpoint["global_step"]
         self.position_means.load_state_dict(checkpoint.get("position_means", {}))  # earlier checkpoints have none
