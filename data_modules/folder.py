@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from data_modules.base import AudioDataModule, AudioFileDataset, require_folder
+from data_modules.manifest import read_manifest
 from sslam.audio import AUDIO_EXTENSIONS
 from sslam.audio_files import audio_files_below
 from sslam.checks import within
+
+REMEDY = "Pass --data.root with a folder that holds some."
 
 
 def is_held_out(name: str, fraction: float) -> bool:
@@ -46,11 +49,35 @@ def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
     return parts
 
 
-class FolderDataModule(AudioDataModule):
-    """All wav, flac, mp3 and ogg files below a folder, for learning without labels.
+def read_listing(root: str) -> tuple[Path, list[str]]:
+    """The audio that a folder, a packed folder (``sslam data pack``) or a TSV manifest has.
 
     Args:
-        root: Folder that is searched with its subfolders.
+        root: Folder that is searched with its subfolders, or a file that ends in ``.tsv``.
+
+    Returns:
+        The folder, and the paths below it: those of folders sorted, those of a manifest as they are listed.
+
+    Raises:
+        ValueError: If there is no audio, or the manifest is wrong.
+    """
+    if root.lower().endswith(".tsv") and Path(root).is_file():
+        return read_manifest(root)
+    folder = require_folder(root)
+    names = sorted(audio_files_below(folder))
+    if not names:
+        shards = any(folder.glob("*.tar"))
+        remedy = f"Make the index of its shards: sslam data index {root}." if shards else REMEDY
+        raise ValueError(f"No audio file below '{root}': looked for {', '.join(AUDIO_EXTENSIONS)}. {remedy}")
+    return folder, names
+
+
+class FolderDataModule(AudioDataModule):
+    """All audio of a folder, a packed folder or a manifest, for learning without labels.
+
+    Args:
+        root: Folder that is searched with its subfolders, packed folder (``sslam data pack``), or TSV manifest
+            (``sslam data index``).
         val_fraction: Share of the files that is held out for validation, chosen by a hash of the file's path below
             `root`; 0 trains on all of them and validates on none.
         **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
@@ -67,14 +94,7 @@ class FolderDataModule(AudioDataModule):
         self.val_fraction = val_fraction
 
     def make_sets(self, stage: str) -> None:
-        root = require_folder(self.root)
-        names = sorted(audio_files_below(root))
-        if not names:
-            raise ValueError(
-                f"No audio file below '{root}': looked for {', '.join(AUDIO_EXTENSIONS)}. "
-                "Pass --data.root with a folder that holds some."
-            )
-        self._use(stage, root, names)
+        self._use(stage, *read_listing(self.root))
 
     def _use(self, stage: str, root: Path, names: list[str]) -> None:
         # Only what the stage needs: with millions of files every set takes seconds and hundreds of megabytes.
@@ -90,3 +110,26 @@ class FolderDataModule(AudioDataModule):
         base = str(root)
         paths = [os.path.join(base, name) for name in names]  # noqa: PTH118, a Path per file is ten times slower
         return AudioFileDataset(paths, self.clip_seconds, training, seed=self.seed, random_crop=self.random_crop)
+
+
+class ManifestDataModule(FolderDataModule):
+    """The files of a TSV manifest (first line the root, then `path<TAB>number`), for learning without labels.
+
+    Args:
+        manifest: Path of the TSV file.
+        val_fraction: Share of the files that is held out for validation, chosen by a hash of the path in the manifest;
+            0 trains on all of them and validates on none.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
+    """
+
+    def __init__(
+        self,
+        manifest: str,
+        val_fraction: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__("", val_fraction, **kwargs)
+        self.manifest = manifest
+
+    def make_sets(self, stage: str) -> None:
+        self._use(stage, *read_manifest(self.manifest))

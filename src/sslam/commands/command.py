@@ -5,6 +5,7 @@ It imports no torch, so that every command answers --help and mistakes in its op
 
 import argparse
 import math
+import os
 import secrets
 import signal
 import sys
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 CHECKING_MODULES = ("sslam.", "data_modules.", "callbacks.")
 
 WORK_IS_KEPT = "What is finished is kept; the same command goes on from there."
+
+NUM_WORKERS = min(4, os.cpu_count() or 1)
 
 # Options of the commands that go through audio files.
 AUDIO_PATHS: dict[str, Any] = {

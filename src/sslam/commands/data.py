@@ -1,7 +1,9 @@
-"""``sslam data``: what recordings are like (``stats``), scenes of them (``render``), AudioSet's labels (``labels``)."""
+"""``sslam data``: what recordings are like (``stats``), scenes of them (``render``), AudioSet's labels (``labels``).
+
+Lists, checks and shards of them (``index``, ``verify``, ``pack``) are in :mod:`~sslam.commands.data_lists`.
+"""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from sslam.commands.command import (
     AUDIO_PATHS,
+    NUM_WORKERS,
     WORK_IS_KEPT,
     CommandParser,
     is_users_mistake,
@@ -16,6 +19,7 @@ from sslam.commands.command import (
     positive_integer,
     say_what_is_finished,
 )
+from sslam.commands.data_lists import index, index_parser, pack, pack_parser, verify, verify_parser
 from sslam.commands.exit_codes import DONE
 from sslam.errors import UsageError
 
@@ -26,25 +30,28 @@ MAX_NAMED = 10  # bad files on the terminal
 # Options of `render` that do not change what is rendered, and those that the data module does not have.
 ELSEWHERE = ("root", "audio", "output", "num_workers")
 NOT_THE_DATA_MODULES = ("output", "num_workers", "silence", "stems")
-NUM_WORKERS = min(4, os.cpu_count() or 1)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The sub-commands of ``sslam data``."""
     parser = CommandParser(
         "data",
-        description="stats FOLDER: mean and standard deviation of the log-mels of recordings, for the front end. "
-        "render FOLDER --output OUTPUT: polyphonic scenes made of recordings of classes, as files. "
-        "labels FOLDER: how many labels the clips of AudioSet have.",
-        epilog="sslam data stats --help, sslam data render --help and sslam data labels --help tell their options.",
+        description="index SOURCE --output FILE: a manifest of a folder or a CSV file. verify SOURCE --output FILE: "
+        "all files that are bad. pack SOURCE --output FOLDER: tar shards to train from. stats FOLDER: mean and "
+        "standard deviation of the log-mels of recordings, for the front end. render FOLDER --output OUTPUT: scenes "
+        "made of recordings of classes, as files. labels FOLDER: how many labels the clips of AudioSet have.",
+        epilog="sslam data stats --help and so on tell their options.",
     )
-    parser.add_argument("subcommand", choices=("stats", "render", "labels"))
+    parser.add_argument("subcommand", choices=("index", "verify", "pack", "stats", "render", "labels"))
     return parser
 
 
 def main(args: Sequence[str]) -> int:
     """Run the command, as :func:`~sslam.commands.command.main_of` makes it, of the sub-command that comes first."""
     mains = {
+        "index": main_of(index_parser, index, WORK_IS_KEPT),
+        "verify": main_of(verify_parser, verify, WORK_IS_KEPT),
+        "pack": main_of(pack_parser, pack, WORK_IS_KEPT),
         "stats": main_of(stats_parser, stats),
         "render": main_of(render_parser, render, WORK_IS_KEPT),
         "labels": main_of(labels_parser, labels),
