@@ -21,7 +21,7 @@ from torchaudio.compliance.kaldi import fbank
 
 from benchmarks.measuring import timed
 from data_modules import AudioDataModule, FolderDataModule, SoundscapesDataModule
-from data_modules.base import AudioFileDataset, collate_clips
+from data_modules.audio_file_dataset import AudioFileDataset, collate_clips
 from data_modules.scenes import SceneRenderer
 from data_modules.soundscapes import SoundscapesDataset
 from sslam.audio import SAMPLE_RATE, decode_audio

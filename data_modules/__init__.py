@@ -1,8 +1,9 @@
 """Data modules: one file per data set; every batch is waveforms at 16 kHz and what the task needs beside them."""
 
+from data_modules.audio_file_dataset import AudioFileDataset
 from data_modules.audioset import AudioSetDataModule
 from data_modules.backgrounds import Background, ColoredNoise, Silence
-from data_modules.base import AudioDataModule, AudioFileDataset
+from data_modules.base import AudioDataModule
 from data_modules.class_folder import ClassFolderDataModule
 from data_modules.desed_fl import IDMTDESEDFLDataModule
 from data_modules.esc50 import ESC50DataModule

@@ -66,7 +66,7 @@ class FUSSDataset(MixtureFilesDataset):
     Args:
         paths: Files of the mixtures.
         sources: Files of the sources, one to four of each mixture; None gives no stems.
-        **kwargs: Arguments of :class:`~data_modules.base.AudioFileDataset`.
+        **kwargs: Arguments of :class:`~data_modules.audio_file_dataset.AudioFileDataset`.
     """
 
     def __init__(self, paths: Sequence[str], sources: Sequence[Sequence[str]] | None, **kwargs: Any) -> None:

@@ -13,7 +13,8 @@ import numpy as np
 import soundfile
 import torch
 
-from data_modules.base import STAGE_SPLITS, AudioDataModule, AudioFileDataset, Sample
+from data_modules.audio_file_dataset import AudioFileDataset, Sample
+from data_modules.base import STAGE_SPLITS, AudioDataModule
 from data_modules.metadata import read_table
 from sslam.audio import SAMPLE_RATE, AudioFileError, Waveform, decode_audio, decode_whole_file
 from sslam.audio_files import audio_files_below
@@ -42,7 +43,7 @@ class MixtureFilesDataset(AudioFileDataset):
         sources: Files of the sources, at most ``max_sources`` of each mixture; None gives no stems.
         max_sources: Number N of rows.
         partners: Files of recordings that are to be added to the mixtures, which make `partner` float32 (T,), or None.
-        **kwargs: Arguments of :class:`~data_modules.base.AudioFileDataset`.
+        **kwargs: Arguments of :class:`~data_modules.audio_file_dataset.AudioFileDataset`.
     """
 
     def __init__(

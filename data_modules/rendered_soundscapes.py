@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_modules.base import AudioFileDataset, Sample, require_folder
+from data_modules.audio_file_dataset import AudioFileDataset, Sample
+from data_modules.base import require_folder
 from data_modules.events import Event, clip_polyphony, labels_of, polyphony_of, read_span
 from data_modules.labelled import LabelledDataModule
 from data_modules.listing import ClipTable
@@ -34,7 +35,7 @@ class RenderedSceneDataset(AudioFileDataset):
         most_events: Rows of the tables of events and of the stems.
         return_stems: Whether to add `stems` (N, T) and `background` (T,), which sum up to `waveform`.
         return_events: Whether to add `events` (N, 3): onset and offset in seconds, class; rows of -1 are empty.
-        **kwargs: Arguments of :class:`~data_modules.base.AudioFileDataset`.
+        **kwargs: Arguments of :class:`~data_modules.audio_file_dataset.AudioFileDataset`.
     """
 
     def __init__(

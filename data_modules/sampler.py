@@ -125,7 +125,7 @@ class ClipLoader(DataLoader[Any]):
     """A DataLoader that takes the file problems out of each batch, and leaves out a batch of which nothing is left.
 
     Args:
-        dataset: Data set whose samples :func:`~data_modules.base.collate_clips` takes.
+        dataset: Data set whose samples :func:`~data_modules.audio_file_dataset.collate_clips` takes.
         on_problems: Function that is called in the main process with the problems of each batch.
         **kwargs: Arguments of the DataLoader.
     """

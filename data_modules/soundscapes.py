@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from data_modules.base import STAGE_SPLITS, AudioDataModule, Sample
+from data_modules.audio_file_dataset import Sample
+from data_modules.base import STAGE_SPLITS, AudioDataModule
 from data_modules.events import clip_polyphony
 from data_modules.listing import Listing
 from data_modules.sampler import Request

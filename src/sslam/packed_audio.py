@@ -121,6 +121,11 @@ class PackedAudio:
         return PackedClip(shard, int(self._offsets[low]), int(self._sizes[low]))
 
 
+def index_files(folder: str | Path) -> list[Path]:
+    """Files of a packed folder's index, which tell by size and time whether it is the same; none of another folder."""
+    return sorted((Path(folder) / INDEX).glob("*")) if (Path(folder) / INDEX / ABOUT).is_file() else []
+
+
 def packed_folder(folder: str | Path) -> PackedAudio | None:
     """A folder as a packed one; None if it has no index of shards.
 

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from data_modules import LabelledDataModule
-from data_modules.base import AudioFileDataset
+from data_modules.audio_file_dataset import AudioFileDataset
 from tests.data_modules import official_layouts
 from tests.data_modules.official_layouts import RATE
 

@@ -16,8 +16,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from data_modules import ESC50DataModule, FolderDataModule, FUSSDataModule
+from data_modules.audio_file_dataset import AudioFileDataset
 from data_modules.bad_files import BadFileLog
-from data_modules.base import AudioDataModule, AudioFileDataset
+from data_modules.base import AudioDataModule
 from sslam.audio import FileProblem
 from tests.data_modules import official_layouts
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from data_modules.base import collate_clips
+from data_modules.audio_file_dataset import collate_clips
 from data_modules.sampler import ClipLoader, EvaluationSampler, TrainingLoader, TrainingSampler
 
 

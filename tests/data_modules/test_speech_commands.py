@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from data_modules import SpeechCommandsDataModule
-from data_modules.base import AudioFileDataset
+from data_modules.audio_file_dataset import AudioFileDataset
 from data_modules.speech_commands import NEW_WORDS, SUPERB_CLASSES, WORDS
 from tests.data_modules.official_layouts import write_speech_commands
 
