@@ -7,11 +7,10 @@ from data_modules.class_folder import ClassFolderDataModule
 from data_modules.clips import AudioFileDataset
 from data_modules.desed_fl import IDMTDESEDFLDataModule
 from data_modules.esc50 import ESC50DataModule
-from data_modules.folder import FolderDataModule
+from data_modules.folder import FolderDataModule, ManifestDataModule
 from data_modules.fuss import FUSSDataModule
 from data_modules.labelled import LabelledDataModule
 from data_modules.labelled_manifest import LabelledManifestDataModule
-from data_modules.manifest import ManifestDataModule
 from data_modules.mixtures import MixturesDataModule
 from data_modules.recorded_soundscapes import RecordedSoundscapesDataModule
 from data_modules.rendered_soundscapes import RenderedSoundscapesDataModule

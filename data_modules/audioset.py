@@ -19,6 +19,7 @@ from data_modules.listing import ClipTable, label_matrix, numbered
 from data_modules.metadata import class_column, read_table, read_text, require_file
 from sslam.audio_files import audio_files_below
 from sslam.checks import within
+from sslam.packed_audio import index_files
 
 REMEDY = "Pass --data.metadata with the folder of the official CSV files."
 CLASSES_FILE = "class_labels_indices.csv"
@@ -142,6 +143,12 @@ class AudioSetDataModule(LabelledDataModule):
     @property
     def title(self) -> str:
         return "AudioSet-20K" if self.subset == "balanced" else "AudioSet-2M"
+
+    def lists_to_keep(self) -> tuple[list[Path], dict[str, Any]]:
+        metadata = Path(self.metadata or self.root)
+        lists = [metadata / name for name in (CLASSES_FILE, *TRAINING_FILES[self.subset], EVALUATION_FILE)]
+        settings = {"root": str(Path(self.root).absolute()), "val_fraction": self.val_fraction}
+        return [*(path for path in lists if path.is_file()), *index_files(self.root)], settings
 
     def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
         root = require_folder(self.root, "AudioSet folder")

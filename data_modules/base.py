@@ -142,9 +142,10 @@ class AudioDataModule(pl.LightningDataModule):
         if trainer is not None and (folder := run_folder(trainer)) is not None:
             name = "bad_files.csv" if trainer.world_size == 1 else f"bad_files-rank{trainer.global_rank}.csv"
             self.bad_files = BadFileLog(folder / name)
-            files = self._files_of(stage)
-            if (self.listings or files) and trainer.is_global_zero:
-                self._write_listings(folder / "data.json", files)
+            if trainer.is_global_zero:
+                files = self._files_of(stage)
+                if self.listings or files:
+                    self._write_listings(folder / "data.json", files)
 
     def teardown(self, stage: str) -> None:
         self.bad_files.summarise()

@@ -17,9 +17,9 @@ from torch.utils.data import Dataset, default_collate
 
 from data_modules.sampler import Request
 from sslam.audio import SAMPLE_RATE, AudioFileError, FileProblem, decode_audio
+from sslam.mapped_arrays import Texts
 
 MAX_ATTEMPTS = 1000  # files tried before a set counts as unreadable: a second or two
-
 
 Sample = dict[str, Any]
 
@@ -50,6 +50,7 @@ class AudioFileDataset(Dataset[Sample]):
             from there; NaN stands for a clip that is a file of its own.
         random_crop: Whether a training clip is a random part of its file, or its beginning.
         groups: Number of the recording that each clip is an excerpt of, shape (clips,), or None.
+        files_sha256: What :meth:`files_sha256` would compute, where it is known.
     """
 
     def __init__(
@@ -63,9 +64,10 @@ class AudioFileDataset(Dataset[Sample]):
         start_seconds: NDArray[np.float32] | None = None,
         random_crop: bool = True,
         groups: NDArray[np.int64] | None = None,
+        files_sha256: str | None = None,
     ) -> None:
-        # One block of bytes: workers that touch two million Python strings would each get a copy of them.
-        self._paths = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
+        # In one block: workers that touch two million Python strings would each get a copy of them.
+        self._paths = Texts.of(paths)
         self.clip_seconds = clip_seconds
         self.training = training
         self.labels = labels
@@ -74,6 +76,7 @@ class AudioFileDataset(Dataset[Sample]):
         self.start_seconds = start_seconds
         self.random_crop = random_crop
         self.groups = groups
+        self._files_sha256 = files_sha256
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -86,7 +89,7 @@ class AudioFileDataset(Dataset[Sample]):
 
     def path(self, index: int) -> str:
         """The file of a clip, by a batch's `index`."""
-        return os.fsdecode(self._paths[index])
+        return self._paths[index]
 
     def __getitem__(self, request: Request | int) -> Sample:
         """One clip, for an index or a pair (index, epoch).
@@ -128,12 +131,9 @@ class AudioFileDataset(Dataset[Sample]):
 
         It tells lists of files apart, wherever they lie; what the files hold does not count.
         """
-        paths = sorted(self._paths.tolist())
-        start = len(os.path.commonpath([os.path.dirname(paths[0]), os.path.dirname(paths[-1])])) if paths else 0  # noqa: PTH120
-        digest = hashlib.sha256()
-        for path in paths:
-            digest.update(path[start:].lstrip(os.sep.encode()) + b"\n")
-        return digest.hexdigest()
+        if self._files_sha256 is None:
+            self._files_sha256 = paths_sha256(self._paths)
+        return self._files_sha256
 
     def require_readable(self) -> None:
         """Look for one file that can be read.
@@ -162,7 +162,7 @@ class AudioFileDataset(Dataset[Sample]):
         sample: Sample = {"waveform": torch.from_numpy(waveform), "num_samples": num_samples, "index": index}
         if self.labels is not None:
             # Written out: scipy takes fifty times as long for a row.
-            classes = self.labels.indices[self.labels.indptr[index] : self.labels.indptr[index + 1]]
+            classes = self.labels.indices[self.labels.indptr[index] : self.labels.indptr[index + 1]].copy()
             labels = torch.zeros(self.labels.shape[1])
             labels[classes] = 1
             sample["labels"] = labels
@@ -177,3 +177,13 @@ def _nothing_readable(problems: Sequence[FileProblem]) -> ValueError:
         f"None of the {len(problems)} audio files that were tried can be used; the first is '{first.path}' "
         f"({first.reason}). Point --data at readable wav, flac, mp3, ogg or opus files."
     )
+
+
+def paths_sha256(paths: Texts) -> str:
+    """SHA-256 of sorted paths below the folder that all have in common, one a line."""
+    encoded = sorted(paths.encoded(row) for row in range(len(paths)))
+    start = len(os.path.commonpath([os.path.dirname(encoded[0]), os.path.dirname(encoded[-1])])) if encoded else 0  # noqa: PTH120
+    digest = hashlib.sha256()
+    for path in encoded:
+        digest.update(path[start:].lstrip(os.sep.encode()) + b"\n")
+    return digest.hexdigest()

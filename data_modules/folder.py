@@ -5,11 +5,19 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from data_modules.base import AudioDataModule, require_folder
-from data_modules.clips import AudioFileDataset
+from data_modules.clips import AudioFileDataset, paths_sha256
+from data_modules.kept_listing import Listed, kept_listing
+from data_modules.manifest import read_manifest
 from sslam.audio import AUDIO_EXTENSIONS
 from sslam.audio_files import audio_files_below
 from sslam.checks import within
+from sslam.mapped_arrays import Texts
+from sslam.packed_audio import index_files
+
+REMEDY = "Pass --data.root with a folder that holds some."
 
 
 def is_held_out(name: str, fraction: float) -> bool:
@@ -47,11 +55,40 @@ def hold_out(names: list[str], fraction: float) -> tuple[list[str], list[str]]:
     return parts
 
 
-class FolderDataModule(AudioDataModule):
-    """All wav, flac, mp3 and ogg files below a folder, for learning without labels.
+def is_manifest(root: str) -> bool:
+    """Whether a root is a TSV manifest."""
+    return root.lower().endswith(".tsv") and Path(root).is_file()
+
+
+def read_listing(root: str) -> tuple[Path, list[str]]:
+    """The audio that a folder, a packed folder (``sslam data pack``) or a TSV manifest has.
 
     Args:
-        root: Folder that is searched with its subfolders.
+        root: Folder that is searched with its subfolders, or a file that ends in ``.tsv``.
+
+    Returns:
+        The folder, and the paths below it: those of folders sorted, those of a manifest as they are listed.
+
+    Raises:
+        ValueError: If there is no audio, or the manifest is wrong.
+    """
+    if is_manifest(root):
+        return read_manifest(root)
+    folder = require_folder(root)
+    names = sorted(audio_files_below(folder))
+    if not names:
+        shards = any(folder.glob("*.tar"))
+        remedy = f"Make the index of its shards: sslam data index {root}." if shards else REMEDY
+        raise ValueError(f"No audio file below '{root}': looked for {', '.join(AUDIO_EXTENSIONS)}. {remedy}")
+    return folder, names
+
+
+class FolderDataModule(AudioDataModule):
+    """All audio of a folder, a packed folder or a manifest, for learning without labels.
+
+    Args:
+        root: Folder that is searched with its subfolders, packed folder (``sslam data pack``), or TSV manifest
+            (``sslam data index``).
         val_fraction: Share of the files that is held out for validation, chosen by a hash of the file's path below
             `root`; 0 trains on all of them and validates on none.
         **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
@@ -68,26 +105,61 @@ class FolderDataModule(AudioDataModule):
         self.val_fraction = val_fraction
 
     def make_sets(self, stage: str) -> None:
-        root = require_folder(self.root)
-        names = sorted(audio_files_below(root))
-        if not names:
-            raise ValueError(
-                f"No audio file below '{root}': looked for {', '.join(AUDIO_EXTENSIONS)}. "
-                "Pass --data.root with a folder that holds some."
-            )
-        self._use(stage, root, names)
-
-    def _use(self, stage: str, root: Path, names: list[str]) -> None:
-        # Only what the stage needs: with millions of files every set takes seconds and hundreds of megabytes.
+        lists = [Path(self.root)] if is_manifest(self.root) else index_files(self.root)
+        # All clips are the training set where none is held out, and then nothing is to be read twice.
+        val_fraction = 0.0 if stage == "predict" else self.val_fraction
+        settings = {"kind": "clips", "root": self.root, "val_fraction": val_fraction}
+        listed = kept_listing(lists, settings, lambda _: self._read(val_fraction))
         if stage == "predict":
-            self.predict_set = self._dataset(root, names, training=False)
+            self.predict_set = self._dataset(listed, "training", training=False)
             return
-        train_names, val_names = hold_out(names, self.val_fraction)
         if stage == "fit":
-            self.train_set = self._dataset(root, train_names, training=True)
-        self.val_set = self.test_set = self._dataset(root, val_names, training=False) if val_names else None
+            self.train_set = self._dataset(listed, "training", training=True)
+        self.val_set = self.test_set = self._dataset(listed, "validation", training=False) if val_fraction else None
 
-    def _dataset(self, root: Path, names: list[str], training: bool) -> AudioFileDataset:
-        base = str(root)
-        paths = [os.path.join(base, name) for name in names]  # noqa: PTH118, a Path per file is ten times slower
-        return AudioFileDataset(paths, self.clip_seconds, training, seed=self.seed, random_crop=self.random_crop)
+    def _read(self, val_fraction: float) -> Listed:
+        return self._listed(*read_listing(self.root), val_fraction)
+
+    @staticmethod
+    def _listed(root: Path, names: list[str], val_fraction: float) -> Listed:
+        prefix = os.path.join(root, "")  # noqa: PTH118, a Path per file is ten times slower
+        arrays: dict[str, NDArray[Any]] = {}
+        about: dict[str, Any] = {}
+        for split, part in zip(("training", "validation"), hold_out(names, val_fraction), strict=True):
+            paths = Texts.of(prefix + name for name in part)
+            arrays |= paths.arrays(split)
+            about[split] = paths_sha256(paths)
+        return Listed(arrays, about)
+
+    def _dataset(self, listed: Listed, split: str, training: bool) -> AudioFileDataset:
+        return AudioFileDataset(
+            Texts.from_arrays(split, listed.arrays),
+            self.clip_seconds,
+            training,
+            seed=self.seed,
+            random_crop=self.random_crop,
+            files_sha256=listed.about[split],
+        )
+
+
+class ManifestDataModule(FolderDataModule):
+    """The files of a TSV manifest (first line the root, then `path<TAB>number`), for learning without labels.
+
+    Args:
+        manifest: Path of the TSV file.
+        val_fraction: Share of the files that is held out for validation, chosen by a hash of the path in the manifest;
+            0 trains on all of them and validates on none.
+        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
+    """
+
+    def __init__(
+        self,
+        manifest: str,
+        val_fraction: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(manifest, val_fraction, **kwargs)
+        self.manifest = manifest
+
+    def _read(self, val_fraction: float) -> Listed:
+        return self._listed(*read_manifest(self.manifest), val_fraction)

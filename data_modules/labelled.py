@@ -2,16 +2,20 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from data_modules.base import STAGE_SPLITS, AudioDataModule
-from data_modules.clips import AudioFileDataset
-from data_modules.listing import ClipTable, take_stock
+from data_modules.clips import AudioFileDataset, paths_sha256
+from data_modules.kept_listing import Listed, kept_listing
+from data_modules.listing import ClipTable, Listing, take_stock
 from data_modules.sampler import TrainingSampler
 from sslam.checks import within
+from sslam.mapped_arrays import Texts
 
 
 class LabelledDataModule(AudioDataModule):
@@ -63,25 +67,59 @@ class LabelledDataModule(AudioDataModule):
         """
         raise NotImplementedError
 
+    def lists_to_keep(self) -> tuple[list[Path], dict[str, Any]]:
+        """Lists of a large data set, and the arguments that decide what is read of them.
+
+        What :meth:`read_splits` makes of them is kept in a cache where they are large: it may set `class_names` then,
+        and no more. Without lists nothing is kept.
+        """
+        return [], {}
+
     def make_sets(self, stage: str) -> None:
-        tables = self.read_splits(STAGE_SPLITS[stage])
-        sets = {split: self._make_set(split, table) for split, table in tables.items()}
+        splits = STAGE_SPLITS[stage]
+        lists, settings = self.lists_to_keep()
+        if lists:
+            settings = {"kind": self.title_and_fold, "splits": splits, "max": self.max_missing_fraction, **settings}
+            listed = kept_listing(lists, settings, lambda is_kept: self._read_lists(splits, is_kept))
+            self.class_names = listed.about["class_names"]
+            found = {split: ClipTable.from_listed(listed, split) for split in listed.about["splits"]}
+            self.listings |= {split: Listing(**about["listing"]) for split, about in listed.about["splits"].items()}
+        else:
+            found = {split: self._take_stock(split, table, False) for split, table in self.read_splits(splits).items()}
+        sets = {split: self._make_set(split, table) for split, table in found.items()}
         self.train_set = sets.get("training", self.train_set)
         self.val_set = sets.get("validation", self.val_set)
         self.test_set = self.predict_set = sets.get("test", self.test_set)
 
-    def _make_set(self, split: str, table: ClipTable) -> AudioFileDataset:
+    def _read_lists(self, splits: Sequence[str], is_kept: bool) -> Listed:
+        arrays: dict[str, NDArray[Any]] = {}
+        about: dict[str, Any] = {}
+        for split, table in self.read_splits(splits).items():
+            found = self._take_stock(split, table, is_kept)
+            arrays |= found.arrays(split)
+            about[split] = {
+                "listing": asdict(self.listings[split]),
+                "metadata": str(table.metadata),
+                "files_sha256": paths_sha256(Texts.of(found.paths)),
+            }
+        return Listed(arrays, {"class_names": list(self.class_names), "splits": about})
+
+    def _take_stock(self, split: str, table: ClipTable, is_kept: bool) -> ClipTable:
+        """The clips that are there, with the counts in `listings`."""
         # One process opens the headers: the counts are for people.
-        check_headers = self.trainer is None or self.trainer.is_global_zero
-        listing = take_stock(self.title_and_fold, split, table, self.max_missing_fraction, check_headers)
+        check_headers = is_kept or self.trainer is None or self.trainer.is_global_zero
+        self.listings[split] = take_stock(self.title_and_fold, split, table, self.max_missing_fraction, check_headers)
+        return table.select(table.is_found)
+
+    def _make_set(self, split: str, found: ClipTable) -> AudioFileDataset:
+        listing = self.listings[split]
         if listing.missing:
             warnings.warn(
                 f"{self.title_and_fold} is incomplete: {listing.found} of the {listing.listed} {split} clips are "
                 "there. The others are left out.",
                 stacklevel=2,
             )
-        self.listings[split] = listing
-        return self.make_dataset(split, table.select(table.is_found))
+        return self.make_dataset(split, found)
 
     def make_dataset(self, split: str, clips: ClipTable) -> AudioFileDataset:
         """The clips that are there; a subclass may have them with more beside them."""
@@ -95,6 +133,7 @@ class LabelledDataModule(AudioDataModule):
             clips.start_seconds,
             self.random_crop,
             clips.groups,
+            clips.files_sha256,
         )
 
     def _training_sampler(self, dataset: Any, num_replicas: int, rank: int) -> TrainingSampler:

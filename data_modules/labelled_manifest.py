@@ -2,10 +2,13 @@
 
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data_modules.base import require_folder
 from data_modules.labelled import LabelledDataModule
@@ -13,6 +16,7 @@ from data_modules.listing import ClipTable, find_listed, label_matrix
 from data_modules.manifest import read_manifest
 from data_modules.metadata import class_column, read_text, require_file
 
+LISTS = ("train.tsv", "train.lbl", "eval.tsv", "eval.lbl", "label_descriptors.csv")
 REMEDY = "Pass --data.root with the folder of train.tsv, train.lbl, eval.tsv, eval.lbl and label_descriptors.csv."
 
 
@@ -96,15 +100,32 @@ class LabelledManifestDataModule(LabelledDataModule):
     def title(self) -> str:
         return self._title
 
+    def lists_to_keep(self) -> tuple[list[Path], dict[str, Any]]:
+        lists = [Path(self.root) / name for name in LISTS]
+        return [path for path in lists if path.is_file()], {"root": str(Path(self.root).absolute())}
+
     def read_splits(self, splits: Sequence[str]) -> dict[str, ClipTable]:
         folder = require_folder(self.root, "Manifest folder")
         self.class_names, columns = read_descriptors(folder / "label_descriptors.csv")
-        return {
-            split: self._read_split(folder, "train" if split == "training" else "eval", columns) for split in splits
+        files = {split: "train" if split == "training" else "eval" for split in splits}
+        manifests = {name: require_file(folder / f"{name}.tsv", "Manifest", REMEDY) for name in files.values()}
+        listed = {name: read_manifest(manifest) for name, manifest in manifests.items()}
+        labels = {
+            name: label_matrix(read_labels(folder / f"{name}.lbl", names, columns), len(columns))
+            for name, (_, names) in listed.items()
         }
+        found = _find_all(listed)
+        return {split: ClipTable(manifests[name], *found[name], labels[name]) for split, name in files.items()}
 
-    def _read_split(self, folder: Path, name: str, columns: dict[str, int]) -> ClipTable:
-        manifest = require_file(folder / f"{name}.tsv", "Manifest", REMEDY)
-        audio, names = read_manifest(manifest)
-        labels = read_labels(folder / f"{name}.lbl", names, columns)
-        return ClipTable(manifest, *find_listed(audio, names), label_matrix(labels, len(columns)))
+
+def _find_all(listed: Mapping[str, tuple[Path, list[str]]]) -> dict[str, tuple[list[str], NDArray[np.bool_]]]:
+    """The files of several manifests; the ones of one root, usually of all, with one scan."""
+    found = {}
+    for root in {root.resolve() for root, _ in listed.values()}:
+        own = {name: names for name, (place, names) in listed.items() if place.resolve() == root}
+        paths, is_found = find_listed(listed[next(iter(own))][0], [file for names in own.values() for file in names])
+        start = 0
+        for name, names in own.items():
+            found[name] = (paths[start : start + len(names)], is_found[start : start + len(names)])
+            start += len(names)
+    return found

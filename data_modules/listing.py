@@ -9,13 +9,15 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from data_modules.kept_listing import Listed
 from sslam.audio_files import audio_files_below, stated_size
+from sslam.mapped_arrays import Texts
 
 MAX_HEADERS = 25_000  # opened in seconds on a local disk; of a larger set a random sample is
 NUM_THREADS = 8  # opening a header is waiting for the disk
@@ -64,6 +66,8 @@ class ClipTable:
     """(N,) where a clip starts in its file, where one file holds several; NaN for a clip that is a file."""
     groups: NDArray[np.int64] | None = None
     """(N,) number of the recording that a clip is an excerpt of, where several clips may be of one."""
+    files_sha256: str | None = None
+    """Of the paths, where it is known; see :func:`~data_modules.clips.paths_sha256`."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,12 +77,40 @@ class ClipTable:
         kept = np.flatnonzero(is_kept).tolist()
         return replace(
             self,
-            paths=[self.paths[row] for row in kept],
+            paths=self.paths.select(np.array(kept, np.int64))
+            if isinstance(self.paths, Texts)
+            else [self.paths[row] for row in kept],
             is_found=self.is_found[kept],
             labels=self.labels[kept],
             polyphony=None if self.polyphony is None else self.polyphony[kept],
             start_seconds=None if self.start_seconds is None else self.start_seconds[kept],
             groups=None if self.groups is None else self.groups[kept],
+            files_sha256=None,
+        )
+
+    def arrays(self, name: str) -> dict[str, NDArray[Any]]:
+        """All of it but the place of the metadata, as arrays under names that begin with this one."""
+        columns = {"polyphony": self.polyphony, "start_seconds": self.start_seconds, "groups": self.groups}
+        labels = {part: getattr(self.labels, part) for part in ("data", "indices", "indptr")}
+        arrays = columns | labels | {"is_found": self.is_found, "shape": np.array(self.labels.shape)}
+        own = {f"{name}_{key}": array for key, array in arrays.items() if array is not None}
+        return Texts.of(self.paths).arrays(name) | own
+
+    @classmethod
+    def from_listed(cls, listed: Listed, name: str) -> Self:
+        """What :meth:`arrays` gave, from a listing whose `splits` have `metadata` and `files_sha256`."""
+        about = listed.about["splits"][name]
+        own = {key.removeprefix(f"{name}_"): array for key, array in listed.arrays.items()}
+        labels = csr_array((own["data"], own["indices"], own["indptr"]), shape=tuple(own["shape"]), copy=False)
+        return cls(
+            Path(about["metadata"]),
+            Texts.from_arrays(name, listed.arrays),
+            own["is_found"],
+            labels,
+            own.get("polyphony"),
+            own.get("start_seconds"),
+            own.get("groups"),
+            about["files_sha256"],
         )
 
 

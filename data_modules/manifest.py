@@ -1,9 +1,7 @@
 """A list of audio files, as fairseq writes it."""
 
 from pathlib import Path
-from typing import Any
 
-from data_modules.folder import FolderDataModule
 from data_modules.metadata import read_text
 
 
@@ -57,26 +55,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-class ManifestDataModule(FolderDataModule):
-    """The files of a TSV manifest (first line the root, then `path<TAB>number`), for learning without labels.
-
-    Args:
-        manifest: Path of the TSV file.
-        val_fraction: Share of the files that is held out for validation, chosen by a hash of the path in the manifest;
-            0 trains on all of them and validates on none.
-        **kwargs: Arguments of :class:`~data_modules.base.AudioDataModule`.
-    """
-
-    def __init__(
-        self,
-        manifest: str,
-        val_fraction: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__("", val_fraction, **kwargs)
-        self.manifest = manifest
-
-    def make_sets(self, stage: str) -> None:
-        self._use(stage, *read_manifest(self.manifest))

@@ -25,7 +25,7 @@ OTHER_COMMANDS = {
     "embed": ("sslam.commands.embed", "embeddings or tags of audio files"),
     "separate": ("sslam.commands.separate", "sources of audio files"),
     "processors": ("sslam.commands.processors", "one clip through the states of a separator, as a picture"),
-    "data": ("sslam.commands.data", "statistics of recordings; scenes made of them, as files"),
+    "data": ("sslam.commands.data", "lists, checks, shards and statistics of recordings; scenes of them"),
 }
 
 

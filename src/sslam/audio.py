@@ -8,7 +8,7 @@ Shape letters: T samples, C channels.
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from sslam.audio_ffmpeg import FFMPEG_EXTENSIONS, DecodedFile, FFmpegError, open_with_ffmpeg
 from sslam.decoder_notes import decoder_notes
+from sslam.flac import decode_flac, stream_info
+from sslam.packed_audio import packed_clip
 
 Waveform = NDArray[np.float32]
 
@@ -34,6 +36,7 @@ HEADER_RATES = (1_000, 768_000)  # Hz; a header outside this range is damaged
 LENGTH_TOLERANCE_SECONDS = 0.2
 # After a seek an mp3 decoder lacks the bits that earlier frames hold for it (at most 511 bytes: 0.5 s at 8 kbit/s).
 MP3_PREROLL_SECONDS = 0.5
+FLAC_HEAD_BYTES = 8192  # libsndfile's heads end there, with their padding; and no more is read of a long file
 REPAIR_BLOCK = 1024  # frames decoded at a time where a file is known to break off
 
 # After a seek the decoder says that it lacks those bits; in a file that is read from its beginning it is a fault.
@@ -114,15 +117,27 @@ def decode_audio(
             shorter than 25 ms, silent (peak below -120 dBFS), not finite, or beyond +60 dBFS.
     """
     path = str(path)
-    file, notes = _open(path)
-    with file:
-        rate, num_frames = file.samplerate, file.frames
+
+    def part_of(rate: int, num_frames: int) -> tuple[int, int]:
         wanted = num_frames if num_seconds is None else math.ceil(round(num_seconds * sample_rate) * rate / sample_rate)
         if crop_position is None:
             start = min(round(start_seconds * rate), num_frames)
         else:
             start = int(crop_position * max(0, num_frames - wanted))
-        frames, problem = _read_frames(path, file, notes, start, min(wanted, num_frames - start))
+        return start, min(wanted, num_frames - start)
+
+    problem = None
+    if (whole := _whole_flac(path, part_of)) is not None:
+        frames, rate = whole
+        num_frames = len(frames)
+        start, wanted = part_of(rate, num_frames)
+        frames = frames[start : start + wanted]
+    else:
+        file, notes = _open(path)
+        with file:
+            rate, num_frames = file.samplerate, file.frames
+            start, wanted = part_of(rate, num_frames)
+            frames, problem = _read_frames(path, file, notes, start, wanted)
     if len(frames) < MIN_SECONDS * rate:
         reason = f"too short: {len(frames)} samples at {rate} Hz, and at least {MIN_SECONDS * 1000:.0f} ms are needed"
         raise AudioFileError(path, f"{problem.reason}; {reason}" if problem else reason)
@@ -160,6 +175,32 @@ def decode_whole_file(path: str | Path) -> WholeFile:
     return WholeFile(np.ascontiguousarray(np.atleast_2d(frames.T)), rate, problem)
 
 
+def _whole_flac(path: str, part_of: Callable[[int, int], tuple[int, int]]) -> tuple[NDArray[Any], int] | None:
+    """All frames and the rate of a flawless FLAC file of which most is wanted; None for others, which libsndfile reads.
+
+    `part_of` gives start and number of the wanted frames, of a rate and the number of all frames.
+    """
+    clip = None
+    if Path(path).is_file():
+        if not path.lower().endswith(".flac"):
+            return None
+    elif (clip := packed_clip(path)) is None:
+        return None
+    try:
+        with clip.open() if clip else Path(path).open("rb", buffering=0) as stream:
+            contents = stream.read(FLAC_HEAD_BYTES) or b""
+            info = stream_info(contents)
+            if info is None or not HEADER_RATES[0] <= info.sample_rate <= HEADER_RATES[1]:
+                return None
+            if 2 * part_of(info.sample_rate, info.num_samples)[1] < info.num_samples:
+                return None  # seeking is faster
+            contents += stream.readall() or b""
+    except OSError:
+        return None
+    frames = decode_flac(contents, info)
+    return None if frames is None else (frames, info.sample_rate)
+
+
 def _checked_peak(path: str, frames: NDArray[Any]) -> float:
     """The largest magnitude of a sample."""
     peak = float(max(frames.max(), -frames.min()))
@@ -172,18 +213,23 @@ def _checked_peak(path: str, frames: NDArray[Any]) -> float:
 
 def _open(path: str) -> tuple[soundfile.SoundFile | DecodedFile, list[str]]:
     """The open file, and what its decoder says of it."""
+    clip = None
     if not Path(path).is_file():  # a pipe would never end, nor a link to a device
-        raise AudioFileError(path, "no regular file" if Path(path).exists() else "no such file")
-    if path.lower().endswith(FFMPEG_EXTENSIONS):
+        if (clip := packed_clip(path)) is None:
+            raise AudioFileError(path, "no regular file" if Path(path).exists() else "no such file")
+    elif path.lower().endswith(FFMPEG_EXTENSIONS):
         try:
             return open_with_ffmpeg(path), []
         except FFmpegError as error:
             raise AudioFileError(path, str(error)) from error
     try:
         with decoder_notes() as notes:
-            file = soundfile.SoundFile(os.fsencode(path))  # as bytes: names need not be UTF-8
+            # As bytes: names need not be UTF-8.
+            file = soundfile.SoundFile(os.fsencode(path) if clip is None else clip.open())
+    except OSError as error:
+        raise AudioFileError(path, f"unreadable ({error.strerror})") from error
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: the extension .raw
-        if Path(path).stat().st_size == 0:
+        if (clip.size if clip else Path(path).stat().st_size) == 0:
             raise AudioFileError(path, "empty (0 bytes)") from error
         reason = getattr(error, "error_string", "").strip().rstrip(".").lower()
         raise AudioFileError(path, f"unreadable ({reason or 'not in a known audio format'})") from error

@@ -13,6 +13,7 @@ import soundfile
 from sslam.audio import AUDIO_EXTENSIONS, FileProblem
 from sslam.decoder_notes import decoder_notes
 from sslam.errors import UsageError
+from sslam.packed_audio import packed_clip, packed_folder
 
 
 class StatedSize(NamedTuple):
@@ -29,12 +30,13 @@ class StatedSize(NamedTuple):
 
 def stated_size(path: str) -> StatedSize:
     """Size by the file's header; zeros where there is none to read."""
-    if not Path(path).is_file():
+    clip = None
+    if not Path(path).is_file() and (clip := packed_clip(path)) is None:
         return StatedSize(0, 0, 0)
     try:
-        with decoder_notes(), soundfile.SoundFile(os.fsencode(path)) as file:
+        with decoder_notes(), soundfile.SoundFile(os.fsencode(path) if clip is None else clip.open()) as file:
             return StatedSize(file.samplerate, file.frames, file.channels)
-    except (soundfile.SoundFileError, TypeError):  # TypeError: the extension .raw
+    except (OSError, soundfile.SoundFileError, TypeError):  # TypeError: the extension .raw
         return StatedSize(0, 0, 0)
 
 
@@ -42,8 +44,11 @@ def audio_files_below(root: str | Path) -> Iterator[str]:
     """Paths, relative to ``root``, of all audio files below it; hidden files and folders are passed over.
 
     Links are followed, and each folder is listed once, whatever links lead to it. A folder that cannot be listed is
-    left out with a warning.
+    left out with a warning. Of a packed folder these are its clips, see :mod:`sslam.packed_audio`.
     """
+    if (packed := packed_folder(root)) is not None:
+        yield from packed.names
+        return
     # Strings, not a Path per file: there may be millions of them.
     prefix = len(os.path.join(root, ""))  # noqa: PTH118
     listed: set[tuple[int, int]] = set()

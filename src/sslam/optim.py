@@ -98,8 +98,16 @@ def parameter_groups(module: nn.Module, weight_decay: float, exempt_1d: bool) ->
     ]
 
 
-def clip_finite_gradients(parameters: Iterable[nn.Parameter], max_norm: float | None, algorithm: str | None) -> Tensor:
-    """Clip gradients by their norm, or forget them where it is not finite, so that the step changes no weight.
+def clip_finite_gradients(
+    parameters: Iterable[nn.Parameter],
+    max_norm: float | None,
+    algorithm: str | None,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> Tensor:
+    """Clip gradients by their norm; where it is not finite, the step changes no weight.
+
+    A fused optimizer is told on the device to leave the step out, for which nothing waits. Of another one, or without
+    one, the gradients are forgotten, for which the device is waited for.
 
     What ``configure_gradient_clipping`` of a method calls: Lightning's own clipping refuses a fused optimizer under
     mixed precision, for the sake of fp16's loss scaler. With several processes the gradients are means over all of them
@@ -109,6 +117,7 @@ def clip_finite_gradients(parameters: Iterable[nn.Parameter], max_norm: float | 
         parameters: Parameters whose gradients are clipped.
         max_norm: Largest norm; None or 0 for no clipping.
         algorithm: Lightning's ``gradient_clip_algorithm``; "norm" or None.
+        optimizer: Optimizer of the parameters.
 
     Returns:
         The norm of all gradients before clipping, a scalar.
@@ -122,8 +131,10 @@ def clip_finite_gradients(parameters: Iterable[nn.Parameter], max_norm: float | 
         raise ValueError(f"trainer.gradient_clip_val must be at least 0, or null for no clipping, got {max_norm}.")
     parameters = list(parameters)
     gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm or float("inf"))
-    # The device is waited for here, once per step, as in the published code of SSLAM.
-    if not gradient_norm.isfinite():
+    if optimizer is not None and optimizer.defaults.get("fused"):
+        # What a gradient scaler sets: fused kernels leave weights, moments and the count of steps as they are.
+        optimizer.found_inf = (~gradient_norm.isfinite()).float()  # type: ignore[attr-defined]
+    elif not gradient_norm.isfinite():
         for parameter in parameters:
             parameter.grad = None
     return gradient_norm

@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from sslam.__main__ import main
+from sslam.commands.fitting.background_saving import WholeCheckpoints
 from sslam.commands.fitting.resume import SameStart
-from sslam.commands.fitting.run_folder import RunFolder, WholeCheckpoints
+from sslam.commands.fitting.run_folder import RunFolder
 from sslam.errors import UsageError
 from sslam.folder_lock import lock_folder
 from tests.commands.test_fit_resume import complaint, state_of

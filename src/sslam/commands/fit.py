@@ -29,6 +29,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from callbacks import StopOnSignal, StoppedBySignal, TrainingProgress
 from sslam.commands.command import CHECKING_MODULES, is_users_mistake, new_run_id
 from sslam.commands.exit_codes import DONE, FAILED, INTERRUPTED, OF_SIGNAL, USERS_MISTAKE
+from sslam.commands.fitting.background_saving import BackgroundCheckpoints
 from sslam.commands.fitting.class_paths import find_method
 from sslam.commands.fitting.config_files import experiment_name, locate_config_files
 from sslam.commands.fitting.error_messages import ShortErrorParser
@@ -45,7 +46,6 @@ from sslam.commands.fitting.run_folder import (
     RunFolder,
     SaveRunConfig,
     SavesBeforeOthers,
-    WholeCheckpoints,
     hyperparameters,
     unused,
 )
@@ -176,7 +176,7 @@ class SSLAMCommandLine(LightningCLI):
                 False  # which would save inside a signal handler; StopOnSignal saves after a step
             )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeCheckpoints()
+            trainer.strategy.checkpoint_io = BackgroundCheckpoints()
         return trainer
 
     def after_instantiate_classes(self) -> None:

@@ -127,7 +127,7 @@ class FineTune(Classifier):
         losses = [self.loss(head(embedding_BW), labels_BC) for head in self.heads]
         # A sum, so that every head has the gradient it would have alone.
         loss = torch.stack(losses).sum()
-        self.log("train/loss", loss.detach() / len(losses), prog_bar=True)
+        self.log_training_loss(loss / len(losses))
         return loss
 
     def total_steps(self) -> int:

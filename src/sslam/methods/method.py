@@ -178,9 +178,23 @@ class Method(pl.LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        gradient_norm: Tensor = clip_finite_gradients(self.parameters(), gradient_clip_val, gradient_clip_algorithm)
+        gradient_norm: Tensor = clip_finite_gradients(
+            self.parameters(), gradient_clip_val, gradient_clip_algorithm, optimizer
+        )
         self.log("train/gradient_norm", gradient_norm)
-        self.skipped_steps.add(self, is_finite=bool(gradient_norm.isfinite()))
+        self.skipped_steps.add(self, gradient_norm.isfinite())
+
+    def log_training_loss(self, loss: Tensor) -> None:
+        """Log ``train/loss``: in the logs the mean over all processes, whose batches have one size.
+
+        Args:
+            loss: Scalar of this process.
+        """
+        loss = loss.detach()
+        # Only where it is written, which is at the same steps on all processes.
+        if self.trainer.world_size > 1 and self.trainer._logger_connector.should_update_logs:
+            loss = self.trainer.strategy.reduce(loss, reduce_op="mean")
+        self.log("train/loss", loss, prog_bar=True)
 
     # ---- checkpoints ------------------------------------------------
 

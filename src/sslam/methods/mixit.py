@@ -148,7 +148,7 @@ class MixIT(Method):
             terms["supervised"] = self.supervised_loss(batch["waveform"][clips], known_sources(batch)[clips])
         weights = {"unsupervised": len(mixed_GMT) / len(mixtures_GMT), "supervised": num_supervised / len(mixtures_GMT)}
         loss = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training_loss(loss)
         if self.supervised_share:
             self.log_dict({f"train/{name}_loss": term.detach() for name, term in terms.items()})
         return loss

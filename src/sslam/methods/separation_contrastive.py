@@ -132,7 +132,7 @@ class SeparationContrastive(Method):
                 f"{waveform_BT.shape[1]}; snippets must be shorter. Give the front end a num_frames of 96 "
                 "(as published), or the data a greater clip_seconds."
             )
-        lengths_B = num_samples_B.cpu()  # the device is waited for; separators need the lengths
+        lengths_B = num_samples_B.cpu()  # in training they are there; else the device is waited for
         draws = self.draw_views(lengths_B, random)
         sources_BST = waveform_BT.unsqueeze(1)
         if self.processors is not None:
@@ -140,7 +140,10 @@ class SeparationContrastive(Method):
             sources_BST = torch.cat([sources_BST, channels_BNT], dim=1)
         device = waveform_BT.device
         return crop_views(
-            sources_BST, draws.source_BV.to(device), draws.start_BV.to(device), self.frontend.crop_samples
+            sources_BST,
+            draws.source_BV.to(device, non_blocking=True),
+            draws.start_BV.to(device, non_blocking=True),
+            self.frontend.crop_samples,
         )
 
     def draw_views(self, num_samples_B: Tensor, random: RandomSource) -> ViewDraws:
@@ -176,14 +179,20 @@ class SeparationContrastive(Method):
 
     # ---- training and evaluation ------------------------------------------------------------------------------------
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        if self.trainer.training:  # lengths and numbers of clips are looked at where they are
+            moved |= {key: batch[key] for key in ("num_samples", "index")}
+        return moved
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         paths = None
         if self.processors is not None and self.processors.caches is not None:
             dataset = self.training_set()
-            paths = [dataset.path(int(index)) for index in batch["index"]]
+            paths = [dataset.path(index) for index in batch["index"].tolist()]
         terms = self.losses(batch["waveform"], batch["num_samples"], paths, self.random_source(batch_idx))
         loss = torch.stack(list(terms.values())).sum()
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log_training_loss(loss)
         self.log_dict({f"train/{name}_loss": term.detach() for name, term in terms.items()})
         return loss
 

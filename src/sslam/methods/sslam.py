@@ -262,7 +262,7 @@ class SSLAM(Method):
         stage, _ = stage_at(self.stages, self.global_step)
         features_BLF, summed_BLF = self.features(batch["waveform"], batch.get("num_samples"), stage)
         losses = self.losses(features_BLF, stage, self.random_source(batch_idx), summed_BLF, batch.get("num_samples"))
-        self.log("train/loss", losses.total.detach(), prog_bar=True)
+        self.log_training_loss(losses.total)
         self.log_dict({f"train/{name}": loss.detach() for name, loss in losses.by_name(stage.objectives).items()})
         if losses.target_moments is not None and losses.prediction_moments is not None:
             self.log("train/target_std", losses.target_moments.standard_deviation())

@@ -119,16 +119,16 @@ class ChannelCache:
         clips = [str(Path(path).absolute()) for path in paths]
         missing = [clip for clip in clips if clip not in self.files and clip not in self.skipped]
         files = {clip: self.folder / self.files[clip].output_name(".npy") for clip in clips if clip in self.files}
-        missing += [clip for clip, file in files.items() if not file.is_file()]
+        sizes = {clip: _size(file) for clip, file in files.items()}
+        missing += [clip for clip, size in sizes.items() if size is None]
         if missing:
             raise ValueError(
                 f"{len(missing)} of {len(paths)} clips are not in the cache {self.folder}, the first is {missing[0]}. "
                 f"{self.remedy}"
             )
-        sizes = {clip: file.stat().st_size for clip, file in files.items()}
         if not sizes:
             return
-        longest = max(sizes, key=lambda clip: sizes[clip])
+        longest = max(sizes, key=lambda clip: sizes[clip] or 0)
         found = _load(files[longest], self.remedy).shape[1]
         if found > num_samples:
             raise ValueError(
@@ -160,6 +160,14 @@ class ChannelCache:
                 f"{self.remedy}"
             )
         return torch.from_numpy(np.array(channels_NT))
+
+
+def _size(file: Path) -> int | None:
+    """Bytes of a file, by one question to the disk; None if it is not there."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
 
 
 def _load(path: Path, remedy: str) -> Waveform:

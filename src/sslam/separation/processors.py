@@ -108,11 +108,16 @@ class Processors:
 
     def _read(self, waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor, paths: Sequence[str]) -> Tensor:
         assert self.caches is not None
-        channels_BNT = torch.zeros(len(waveform_BT), self.num_channels + self.drop_worst, waveform_BT.shape[1])
+        channels_BNT = torch.zeros(
+            len(waveform_BT),
+            self.num_channels + self.drop_worst,
+            waveform_BT.shape[1],
+            pin_memory=waveform_BT.is_cuda,  # or the copy would wait for the device
+        )
         for row, path in enumerate(paths):
             cache, num_samples = self.caches[int(processor_B[row])], int(num_samples_B[row])
             channels_BNT[row, :, :num_samples] = cache.read(path, num_samples)
-        return channels_BNT.to(waveform_BT.device)
+        return channels_BNT.to(waveform_BT.device, non_blocking=True)
 
     @torch.no_grad()
     def _separate(self, waveform_BT: Tensor, num_samples_B: Tensor, processor_B: Tensor) -> Tensor:
@@ -130,7 +135,7 @@ class Processors:
                         f"{separator.min_samples}. Leave such clips out."
                     )
                 for some in rows.split(clips_at_once):
-                    clips = some.to(waveform_BT.device)
+                    clips = some.to(waveform_BT.device, non_blocking=True)
                     channels_BNT[clips, :, :num_samples] = separator(waveform_BT[clips, :num_samples])
         return channels_BNT
 
@@ -173,7 +178,7 @@ class Cascade(Processors):
     ) -> Tensor:
         """Channels (B, N, T) of the channel of every clip that was drawn, as :meth:`Processors.channels`."""
         first_BNT = self._separate(waveform_BT, num_samples_B, torch.zeros_like(processor_B))
-        chosen_BT = first_BNT[torch.arange(len(first_BNT)), processor_B.to(first_BNT.device)]
+        chosen_BT = first_BNT[torch.arange(len(first_BNT)), processor_B.to(first_BNT.device, non_blocking=True)]
         second_BNT = self._separate(chosen_BT, num_samples_B, torch.ones_like(processor_B))
         return without_worst(second_BNT, chosen_BT, self.drop_worst)
 

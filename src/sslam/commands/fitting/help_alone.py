@@ -23,8 +23,8 @@ def import_lightly() -> None:
         else:
             check(requirement)
 
-    imports.RequirementCache._check_available = check_needed
-    imports.package_available = lambda name: name not in OF_OPTIONAL_METRICS and is_available(name)
+    imports.RequirementCache._check_available = check_needed  # type: ignore[assignment,method-assign]
+    imports.package_available = lambda name: name not in OF_OPTIONAL_METRICS and is_available(name)  # type: ignore[assignment]
     compiler = ModuleType("torch._dynamo")
     compiler.OptimizedModule = type("OptimizedModule", (), {})  # type: ignore[attr-defined]
     compiler.disable = lambda function, *_, **__: function  # type: ignore[attr-defined]

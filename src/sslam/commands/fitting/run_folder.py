@@ -7,6 +7,7 @@ With several processes every one of them makes up a run id; Lightning hands the 
 import math
 import re
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +17,13 @@ import torch
 import yaml
 from filelock import FileLock
 from jsonargparse import ArgumentParser, Namespace
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 
-from sslam.atomic_write import torch_save, write_whole
+from sslam.commands.fitting.background_saving import BackgroundCheckpoints
 from sslam.errors import UsageError
 from sslam.folder_lock import LOCK, lock_folder
 
@@ -174,32 +174,13 @@ class SaveRunConfig(SaveConfigCallback):
         }
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints are written beside their place and then renamed.
-
-    Lightning's are written into the system's folder for temporary files and moved: where that is another file system, a
-    full disk leaves one by halves under its final name, and a kill a stray file of gigabytes.
-    """
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        if "://" in str(path):
-            super().save_checkpoint(checkpoint, path, storage_options)
-            return
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            write_whole(Path(path), lambda partial: torch_save(checkpoint, partial))
-        except OSError as error:
-            raise UsageError(
-                f"The checkpoint {path} cannot be written ({error.strerror}). Make room, or choose another place with "
-                "--trainer.default_root_dir; the run goes on from the last one."
-            ) from error
-
-
 class RunCheckpoint(ModelCheckpoint):
     """Keeps the newest state as ``last.ckpt``, and a milestone now and then; the end of training is always kept.
 
     Args:
         every_n_train_steps: Optimizer steps between two states, of which the newest is kept.
+        every_minutes: A state is left out that comes sooner after the last one; milestones never are. Saving costs the
+            copying of the state; it is written while training goes on.
         milestone_steps: States at multiples of this many steps are kept for good; best a multiple of the above.
         monitor: Metric of the validation, such as `val/qbe_map`; the state after the validation in which it was best is
             kept beside the others as ``best.ckpt``. None keeps none by a metric.
@@ -212,7 +193,10 @@ class RunCheckpoint(ModelCheckpoint):
         milestone_steps: int = 50_000,
         monitor: str | None = None,
         mode: Literal["max", "min"] = "max",
+        every_minutes: float = 0.0,
     ) -> None:
+        if not every_minutes >= 0:
+            raise ValueError(f"checkpoint.every_minutes must be at least 0, got {every_minutes}.")
         for name, steps in (("every_n_train_steps", every_n_train_steps), ("milestone_steps", milestone_steps)):
             if steps < 1:
                 raise ValueError(f"checkpoint.{name} must be at least 1, got {steps}.")
@@ -223,11 +207,39 @@ class RunCheckpoint(ModelCheckpoint):
             save_top_k=1,
             every_n_train_steps=every_n_train_steps,
         )
+        self.every_minutes = every_minutes
         self.milestone_steps = milestone_steps
+        self._saved_at = time.monotonic()
         # Not Lightning's monitor, which would decide over last.ckpt and the milestones too.
         self.watched_metric = monitor
         self.watched_mode = mode
         self.best_value: float | None = None
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._comes_too_soon(trainer):
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _comes_too_soon(self, trainer: pl.Trainer) -> bool:
+        step = trainer.global_step
+        if not self.every_minutes or step % self._every_n_train_steps or step % self.milestone_steps == 0:
+            return False
+        too_soon = time.monotonic() - self._saved_at < 60 * self.every_minutes
+        # The first process's clock decides, at these steps alone.
+        return bool(trainer.strategy.broadcast(too_soon)) if trainer.world_size > 1 else too_soon
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._saved_at = time.monotonic()
+
+    @staticmethod
+    def _link_checkpoint(trainer: pl.Trainer, filepath: str, linkpath: str) -> None:
+        checkpoints = trainer.strategy.checkpoint_io
+        if not isinstance(checkpoints, BackgroundCheckpoints):
+            ModelCheckpoint._link_checkpoint(trainer, filepath, linkpath)
+        elif trainer.is_global_zero:
+            checkpoints.afterwards(lambda: _link(Path(filepath), Path(linkpath)))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
@@ -259,6 +271,9 @@ class RunCheckpoint(ModelCheckpoint):
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
+        if isinstance(checkpoints := trainer.strategy.checkpoint_io, BackgroundCheckpoints):
+            checkpoints.wait()
+        trainer.strategy.barrier("the checkpoint is written")  # or a process that has ended would end the writer
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"watched": [self.watched_metric, self.watched_mode, self.best_value]}
@@ -279,6 +294,14 @@ class RunCheckpoint(ModelCheckpoint):
         step = re.match(r"step=(\d+)", Path(previous).name)
         is_milestone = step is not None and int(step[1]) % self.milestone_steps == 0
         return not is_milestone and super()._should_remove_checkpoint(trainer, previous, current)
+
+
+def _link(file: Path, link: Path) -> None:
+    """Let a link lead to a file of its folder, in place of an older one, which is there until then."""
+    partial = link.with_name(f".{link.name}.partial")
+    partial.unlink(missing_ok=True)
+    partial.symlink_to(file.name)
+    partial.replace(link)
 
 
 class SavesBeforeOthers(pl.Callback):
