@@ -284,7 +284,7 @@ def test_evaluate__ones_own_classes_with_copies_and_broken_files(
     shutil.copy(folder / "rain" / "rain00.wav", folder / "rain" / "copy.wav")
     (folder / "dog" / "broken.wav").write_text("no audio")
     monkeypatch.setattr(evaluate, "run_child", run_here)
-    row = ["--task", "class_folder", "--method", "linear_probe", "--data.root", "my_folder"]
+    row = ["--data", "my_folder", "--method", "linear_probe"]
     few = [
         "--random",
         "--no_baselines",

@@ -30,6 +30,7 @@ def _checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             ["--data", "data_modules.LabelledManifestDataModule"],
             "--data must be the data of esc50_linear_probe",
         ),
+        (["--data", "."], "--data . stands for --task class_folder. Leave --task and --recipe out"),
         (["--data=SPASSDataModule"], "data_modules.ESC50DataModule, got SPASSDataModule, with which its folds"),
         (["--data.class_path", "data_modules.SPASSDataModule"], "--data.class_path must be the data of esc50_linear"),
         (["--folds", "1", "7"], "esc50_linear_probe has no fold 7. Choose from 1, 2, 3, 4, 5"),
@@ -48,6 +49,33 @@ def test_evaluate__refuses_what_would_not_be_what_the_table_says(
     assert main(["evaluate", "--checkpoint", "a.ckpt", *RECIPE, *args]) == 2
     assert message in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_evaluate__a_folder_of_ones_own_is_the_task_of_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def no_run(command: list[str], _: Any) -> int:
+        commands.append(command)
+        return 2
+
+    monkeypatch.setattr(evaluate, "run_child", no_run)
+    for name in ("dog", "rain"):
+        Path("sounds", name).mkdir(parents=True)
+    given = ["evaluate", "--checkpoint", "a.ckpt", "--no_baselines", "--data", "sounds", "--folds", "1"]
+    main([*given, "--run_id", "one"])
+    main([*given, "--run_id", "two", "--method", "fine_tune", "--method", "query_by_example"])
+    named = [command[command.index("--experiment") + 1] for command in commands]
+    assert named == [f"class_folder_{name}" for name in ("best_readout_probe", "fine_tune", "query_by_example")]
+    for command in commands:
+        assert ("--data.root", "sounds") in pairwise(command)
+        assert "--data" not in command
+
+
+def test_evaluate__a_folder_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "--checkpoint", "a.ckpt", "--data", "suonds"]) == 2
+    assert (
+        "there is no suonds. Correct the path, or choose a data set by --task: audioset_20k" in capsys.readouterr().err
+    )
 
 
 def test_evaluate__random_weights_stay_random_whatever_the_checkpoints_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from sslam.errors import UsageError
 from sslam.folder_lock import lock_folder
 
 BASELINES_OWN = {"--model.weights", "--model.readouts", "--model.token_pooling"}
+OWN_TASK, OWN_METHOD = "class_folder", "best_readout_probe"
 
 # ---- options ---------------------------------------------------------------------------------------------------------
 
@@ -33,7 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
         "evaluate",
         description="Evaluate checkpoints on every --task by every --method: all folds or scenes of the data, then one "
         "table and page, with random weights and plain features beside them.",
-        epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Example: "
+        epilog="Other options go to every run, e.g. --data.root data/esc50 --trainer.accelerator cpu. Examples: "
+        "sslam evaluate --checkpoint FILE --data my_folder; "
         "sslam evaluate --checkpoint SSLAM=runs/pretrain/RUN/checkpoints/last.ckpt --task esc50 "
         "--method linear_probe --data.root data/esc50",
     )
@@ -53,6 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
         "first checkpoint's architecture, and mean and standard deviation of log-mels and of MFCCs",
     )
     parser.add_argument("--random", action="store_true", help="random weights in spite of --no_baselines")
+    parser.add_argument(
+        "--data",
+        metavar="FOLDER",
+        help="your own recordings, a folder for each class or a CSV file: stands for --data.root FOLDER --task "
+        f"{OWN_TASK}, and --method {OWN_METHOD} where none is given",
+    )
     parser.add_argument(
         "--task", action="append", default=[], metavar="NAME", help="data set, such as esc50 or spass; once or more"
     )
@@ -182,6 +190,27 @@ class EvaluationRun:
         return [value if isinstance(value, str) else f"{name}{between}{value}" for name, value in self.part.items()]
 
 
+def own_data(options: argparse.Namespace) -> list[str]:
+    """Options for every run in place of ``--data``, which without a task or recipe also says what these are.
+
+    Beside them it names a data module, which :func:`check_runs` compares.
+
+    Raises:
+        UsageError: If there is no such folder or file.
+    """
+    if options.data is None:
+        return []
+    if options.task or options.recipe:
+        return ["--data", options.data]
+    if not Path(options.data).exists():
+        raise UsageError(
+            f"--data must be a folder of recordings, one below it for each class, or a CSV file, and there is no "
+            f"{options.data}. Correct the path, or choose a data set by --task: {', '.join(sorted(tasks()))}."
+        )
+    options.task, options.method = [OWN_TASK], options.method or [OWN_METHOD]
+    return ["--data.root", options.data]
+
+
 def recipes_of(options: argparse.Namespace) -> list[Recipe]:
     """Every recipe, then every task by every method.
 
@@ -190,9 +219,9 @@ def recipes_of(options: argparse.Namespace) -> list[Recipe]:
     """
     if bool(options.task) != bool(options.method) or not (options.task or options.recipe):
         raise UsageError(
-            "What to do is not said: pass a --task with a --method, such as --task esc50 --method linear_probe, or a "
-            f"--recipe FILE.yaml. The tasks are: {', '.join(sorted(tasks()))}; the methods: "
-            f"{', '.join(sorted(methods()))}."
+            "What to do is not said: pass a --task with a --method, such as --task esc50 --method linear_probe, a "
+            "--recipe FILE.yaml, or --data with a folder of your own. The tasks are: "
+            f"{', '.join(sorted(tasks()))}; the methods: {', '.join(sorted(methods()))}."
         )
     own = [own_recipe(given) for given in options.recipe]
     return own + [row_of(task, method) for task in options.task for method in options.method]
@@ -254,6 +283,11 @@ def check_runs(runs: Sequence[EvaluationRun], more: Sequence[str]) -> None:
         given = value if equals else following
         for evaluation in runs:
             class_path, _ = evaluation.recipe.named_class("data")
+            if Path(given).exists():
+                raise UsageError(
+                    f"--data {given} stands for --task {OWN_TASK}. Leave --task and --recipe out, or give the data of "
+                    f"{evaluation.recipe.name} by --data.root."
+                )
             if given.rpartition(".")[2] != class_path.rpartition(".")[2]:
                 raise UsageError(
                     f"{option} must be the data of {evaluation.recipe.name}, {class_path}, got {given}, with which its "
@@ -293,6 +327,7 @@ def evaluate(options: argparse.Namespace, more: Sequence[str], root: Path) -> in
     """All runs that are not finished, and the report of all; see :func:`main`."""
     from sslam.commands.report import report
 
+    more = [*own_data(options), *more]
     recipes = recipes_of(options)
     chosen, more = chosen_parts(recipes, more)
     runs = list(all_runs(options, recipes, chosen, root))
