@@ -29,3 +29,11 @@ def test_write_whole__an_error_keeps_the_old_file(tmp_path: Path) -> None:
         write_whole(path, write)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_write_whole__what_numpy_does_not_say_of_a_full_disk(tmp_path: Path) -> None:
+    def write(_: Path) -> None:
+        raise OSError("16000 requested and 968 written")
+
+    with pytest.raises(OSError, match="No space left on device: '.*out.npy'"):
+        write_whole(tmp_path / "out.npy", write)

@@ -24,7 +24,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())  # or a power cut could leave the name without the content
         partial.replace(path)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise _of_the_disk(error, path) or error from error
     except Exception as error:
         # safetensors' own kind, known without importing it.
@@ -43,8 +43,12 @@ def torch_save(values: object, path: Path) -> None:
 
 
 def _of_the_disk(error: BaseException, path: Path) -> OSError | None:
-    """The disk's complaint in an error of torch.save, which hides it, or of safetensors, which quotes it."""
-    if isinstance(error.__context__, OSError):
+    """The disk's complaint in an error of torch.save or NumPy, which hide it, or of safetensors, which quotes it."""
+    if isinstance(error, OSError):
+        if not re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+            return None
+        number = errno.ENOSPC  # NumPy does not say why
+    elif isinstance(error.__context__, OSError):
         number = error.__context__.errno or errno.EIO
     elif found := re.search(r"os error (\d+)", str(error)):
         number = int(found[1])

@@ -3,6 +3,7 @@
 The folder holds ``embedding.jsonl``, the list of finished files, and ``part-*.npz``, each with the rows of some.
 """
 
+import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -111,10 +112,22 @@ class Parts(FinishedFiles):
                         shape = (int(num_rows.sum()), *rows.shape[1:])
                         path = self.folder / f"merged-{name}.npy"
                         merged[name] = np.lib.format.open_memmap(path, mode="w+", dtype=rows.dtype, shape=shape)
+                        _take_room(path)
                     for entry, target in some:
                         row, number = entry["row"], entry["num_rows"]
                         merged[name][target : target + number] = rows[row : row + number]
         return Merged(num_rows, seconds, merged)
+
+
+def _take_room(path: Path) -> None:
+    """Have the disk set aside all of a file: written through memory, a full one ends the process without a word.
+
+    Raises:
+        OSError: If there is not so much room.
+    """
+    if hasattr(os, "posix_fallocate"):
+        with path.open("rb+") as stream:
+            os.posix_fallocate(stream.fileno(), 0, path.stat().st_size)
 
 
 @contextmanager
