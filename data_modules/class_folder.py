@@ -49,7 +49,7 @@ class Contents(NamedTuple):
     table: ClipTable
     folds_N: NDArray[np.int64] | None
     """Fold of each recording; None where nothing is held out."""
-    groups_N: NDArray[np.int64] | None
+    groups_N: NDArray[np.int64]
     """Number of the group with which each recording stays together."""
 
 
@@ -189,7 +189,7 @@ class ClassFolderDataModule(LabelledDataModule):
             self.clip_seconds = fitting_seconds([path for path, found in zip(paths, is_found, strict=True) if found])
         table = ClipTable(metadata, paths, is_found, label_matrix(rows, len(columns)))
         folds_N, groups_N = self._find_folds(recordings, table)
-        has_groups = groups_N is not None and len(np.unique(groups_N)) < len(groups_N)
+        has_groups = len(np.unique(groups_N)) < len(groups_N)
         return Contents(recordings, replace(table, groups=groups_N if has_groups else None), folds_N, groups_N)
 
     def _find_single_label(self, recordings: Sequence[Recording]) -> bool:
@@ -208,10 +208,10 @@ class ClassFolderDataModule(LabelledDataModule):
 
     def _find_folds(
         self, recordings: Sequence[Recording], table: ClipTable
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]] | tuple[None, None]:
-        """Folds and groups of the recordings, both (N,); Nones where nothing is held out."""
+    ) -> tuple[NDArray[np.int64] | None, NDArray[np.int64]]:
+        """Folds and groups of the recordings, both (N,); no folds, and groups of the column alone, without a fold."""
         if self.fold is None:
-            return None, None
+            return None, joint_groups([recording.group for recording in recordings], [None] * len(recordings))
         given = folds_of(recordings)
         folds_F = range(1, self.num_folds + 1) if given is None else given
         if self.fold not in folds_F:
@@ -314,7 +314,7 @@ class ClassFolderDataModule(LabelledDataModule):
     def _write_folds(self, path: Path) -> None:
         assert self._contents is not None
         recordings, _, folds_N, groups_N = self._contents
-        if folds_N is None or groups_N is None:
+        if folds_N is None:
             return
         with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file)

@@ -63,6 +63,15 @@ def test_class_folder__single_label_may_be_said(write_table: Callable[..., Path]
         own_module(path, single_label=True).setup("fit")
 
 
+def test_class_folder__groups_are_known_where_nothing_is_held_out(write_table: Callable[..., Path]) -> None:
+    """Whoever divides the clips later, as a probe beside a run does, keeps groups whole."""
+    path = write_table("file,label,group", *(f"s{number}.wav,{'xy'[number % 2]},g{number // 5}" for number in range(40)))
+    data = own_module(path, fold=None)
+    data.setup("fit")
+    assert data.training_groups is not None
+    assert data.training_groups.tolist() == [number // 5 for number in range(40)]
+
+
 def test_class_folder__groups_of_the_column_and_copies_join(write_table: Callable[..., Path]) -> None:
     lines = [f"s{number}.wav,{'xy'[number % 2]},{'' if number < 6 else f'day{number // 4}'}" for number in range(40)]
     path = write_table("file,label,group", *lines)
