@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,21 @@ def test_resolve__a_commit_in_the_cache_needs_no_network(cache: Path, monkeypatc
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert resolve(f"hf://owner/pretrain@{COMMIT}").revision == COMMIT
+
+
+def test_resolve__without_a_name_server_says_so_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in the cache is there all the same."""
+
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://hub.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it asks again"))
+    with pytest.raises(CheckpointError, match="is not in the cache, and the Hub cannot be reached. Check the network"):
+        resolve("hf://owner/nothing")
+    assert resolve("hf://owner/pretrain").revision == COMMIT
 
 
 @pytest.mark.slow

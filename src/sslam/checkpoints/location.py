@@ -6,6 +6,7 @@ offline switch (``HF_HUB_OFFLINE=1``). Weights and ``config.json`` are downloade
 
 import logging
 import re
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -103,7 +104,7 @@ def _on_the_hub(given: str) -> Location:
 
 
 def _weights_of(repository: str, revision: str | None, name: str | None) -> Path:
-    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
     if name is None:
         for preferred in WEIGHTS:
@@ -115,20 +116,46 @@ def _weights_of(repository: str, revision: str | None, name: str | None) -> Path
         else:
             names = HfApi().list_repo_files(repository, revision=revision)
         name = _choose(names, f"the repository {repository}", f"hf://{repository}/FILE")
-    return Path(hf_hub_download(repository, name, revision=revision))
+    return _download(repository, revision, name)
 
 
 def _download_if_there(repository: str, revision: str | None, name: str) -> Path | None:
     """None where the repository has no such file, or the machine is offline and the cache has none."""
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import constants
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(repository, name, revision=revision))
+        return _download(repository, revision, name)
     except EntryNotFoundError as error:
         if isinstance(error, LocalEntryNotFoundError) and not constants.HF_HUB_OFFLINE:
             raise  # there may be one
         return None
+
+
+def _download(repository: str, revision: str | None, name: str) -> Path:
+    """The file in the cache, into which it is downloaded where need be."""
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    is_cached = isinstance(try_to_load_from_cache(repository, name, revision=revision), str)
+    is_local = not (constants.HF_HUB_OFFLINE or is_cached) and _is_unresolved(repository, revision, name)
+    return Path(hf_hub_download(repository, name, revision=revision, local_files_only=is_local))
+
+
+def _is_unresolved(repository: str, revision: str | None, name: str) -> bool:
+    """Whether no name server knows the Hub: its client would ask again for half a minute, which cannot be set.
+
+    Whatever else is wrong, such as a slow network, the client tries again as it does.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, name, revision=revision))
+    except Exception as error:  # the HTTP library's own, whose cause tells
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, socket.gaierror):
+            cause = cause.__cause__ or cause.__context__
+        return cause is not None
+    return False
 
 
 @contextmanager
