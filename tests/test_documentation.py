@@ -9,7 +9,14 @@ ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text()
 ALL = pytest.mark.parametrize(
     "document",
-    ["README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/papers.md", "benchmarks/README.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "experiments/README.md",
+        "experiments/papers.md",
+        "benchmarks/README.md",
+        "docs/scaling.md",
+    ],  # fmt: skip
 )
 
 

@@ -96,6 +96,7 @@ def test_background__what_follows_a_failure_is_left_out(tmp_path: Path, monkeypa
 
 KILLED = """
 import sys, time
+from sslam.commands.fit import command_that_goes_on
 from sslam.commands.fitting import background_saving
 original, saved = background_saving.torch_save, []
 def slow(values, path):
@@ -168,8 +169,10 @@ def test_fit__resume_goes_on_from_the_last_whole_checkpoint(capsys: pytest.Captu
             checkpoints / "step=00000002.ckpt"
         )
     assert main([*BARE, "--resume", "one", "--ckpt_path", "last"]) == 2
-    assert (
-        "--resume one is --run_id one --ckpt_path last in one word. Leave --ckpt_path out." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "--resume one is --run_id one --ckpt_path last in one word. Leave --ckpt_path out." in said
+    assert command_that_goes_on(["fit", "--resume", "one", "--a", "b"], "one") == (
+        "sslam fit --a b --run_id one --ckpt_path last"
     )
     assert main([*BARE, "--resume", "one", "--run_id", "two"]) == 2
     assert "Leave --run_id out" in capsys.readouterr().err

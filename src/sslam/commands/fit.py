@@ -272,7 +272,7 @@ def command_that_goes_on(args: Sequence[str], run_id: str) -> str:
     words = iter(args)
     for word in words:
         option, equals, _ = word.partition("=")
-        if option not in ("--run_id", "--ckpt_path"):
+        if option not in ("--run_id", "--ckpt_path", "--resume"):
             kept.append(word)
         elif not equals:
             next(words, None)
