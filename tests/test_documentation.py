@@ -16,7 +16,7 @@ ALL = pytest.mark.parametrize(
         "experiments/papers.md",
         "benchmarks/README.md",
         "docs/scaling.md",
-    ],  # fmt: skip
+    ],
 )
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sslam.__main__ import main
+from sslam.commands.fit import command_that_goes_on
 from sslam.commands.fitting import background_saving
 from sslam.commands.fitting.background_saving import BackgroundCheckpoints, WholeCheckpoints, snapshot
 from sslam.commands.fitting.resume import resolve_checkpoint
@@ -96,6 +97,7 @@ def test_background__what_follows_a_failure_is_left_out(tmp_path: Path, monkeypa
 
 KILLED = """
 import sys, time
+from sslam.commands.fit import command_that_goes_on
 from sslam.commands.fit import command_that_goes_on
 from sslam.commands.fitting import background_saving
 original, saved = background_saving.torch_save, []
