@@ -25,6 +25,8 @@ from data_modules.clips import AudioFileDataset, collate_clips
 from data_modules.scenes import SceneRenderer
 from data_modules.soundscapes import SoundscapesDataset
 from sslam.audio import SAMPLE_RATE, decode_audio
+from sslam.commands.command import main_of
+from sslam.commands.data_lists import pack, pack_parser
 from sslam.frontends import KaldiFbank
 from sslam.transforms import InverseBlockMasking
 
@@ -113,11 +115,41 @@ def measure_loader(name: str, data: AudioDataModule, repeats: int) -> None:
     show(name, rates, "clips/s")
 
 
+def bare_loop(paths: list[str]) -> float:
+    """Clips per second of a loop that does nothing but decode, with libsndfile, in one thread."""
+    start = time.perf_counter()
+    for path in paths:
+        soundfile.read(path, dtype="float32")
+    return len(paths) / (time.perf_counter() - start)
+
+
+def measure_ratios(audio: Path, shards: Path, workers: list[int], repeats: int) -> None:
+    """Loaders against the bare loop, by turns, so that other work on the machine hits both."""
+    main_of(pack_parser, pack)([str(audio), "--output", str(shards)])
+    paths = sorted(map(str, audio.glob("*.flac")))
+    for name, root in (("folder", audio), ("shards", shards)):
+        for num_workers in workers:
+            data = FolderDataModule(str(root), batch_size=BATCH_SIZE, num_workers=num_workers)
+            data.setup("fit")
+            loader = data.train_dataloader()
+            ratios = []
+            for epoch in range(repeats + 1):
+                loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+                before = bare_loop(paths)
+                start = time.perf_counter()
+                clips = sum(len(batch["index"]) for batch in loader)
+                rate = clips / (time.perf_counter() - start)
+                if epoch:  # the first one starts the workers
+                    ratios.append(2 * rate / (before + bare_loop(paths)) / max(1, num_workers))
+            show(f"{name}, {num_workers} worker(s), over bare loops", ratios, "a process")
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=20, help="measurements of each part (default: 20)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="numbers of workers (default: 0 1 2)")
     parser.add_argument("--audio", help="folder for the loader to read (default: 96 written 16-kHz flac files)")
+    parser.add_argument("--ratios", action="store_true", help="only the loaders over a loop that decodes")
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     renderer = SceneRenderer(CLIP_SECONDS)
@@ -126,14 +158,19 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"{'':<44} {'median':>9} {'25 %':>9} {'75 %':>9}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        measure_files(folder, scenes, args.repeats)
-        measure_parts(scenes, args.repeats)
+        if not args.ratios:
+            measure_files(folder, scenes, args.repeats)
+            measure_parts(scenes, args.repeats)
         audio = folder / "loader"
         if args.audio is None:
             audio.mkdir()
             for number in range(NUM_FILES):
                 soundfile.write(audio / f"{number:03}.flac", scenes[number % len(scenes)], SAMPLE_RATE)
         epochs = max(1, args.repeats // 5)
+        if args.audio is None:
+            measure_ratios(audio, folder / "shards", args.workers, epochs)
+        if args.ratios:
+            return
         for num_workers in args.workers:
             files = FolderDataModule(args.audio or str(audio), batch_size=BATCH_SIZE, num_workers=num_workers)
             measure_loader(f"loader, files, {num_workers} worker(s)", files, epochs)

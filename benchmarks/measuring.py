@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import functools
-import math
 import platform
 import resource
 import statistics
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from sslam.flops import flop_counter
 
 
 class Seconds(NamedTuple):
@@ -68,46 +68,6 @@ def peak_memory_gib(device: str) -> float:
         return int(kib) / 2**20
     # Where there is no /proc; macOS gives bytes, others KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if platform.system() == "Darwin" else 2**20)
-
-
-def flop_counter() -> FlopCounterMode:
-    """Counts matrix products, convolutions and attention, 2 FLOPs per multiply-add."""
-    aten = torch.ops.aten
-    # PyTorch's counter leaves out attention on a CPU and takes a grouped convolution's weight gradient for a dense one.
-    formulas = {
-        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_flops,
-        aten.convolution_backward: _convolution_backward_flops,
-    }
-    return FlopCounterMode(display=False, custom_mapping=formulas)
-
-
-def _attention_flops(query: list[int], key: list[int], value: list[int], *_: Any, **__: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-
-def _attention_backward_flops(
-    grad: list[int], query: list[int], key: list[int], value: list[int], *_: Any, **__: Any
-) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]
-
-
-def _convolution_backward_flops(
-    grad: list[int],
-    input: list[int],
-    weight: list[int],
-    _bias: Any,
-    _stride: Any,
-    _padding: Any,
-    _dilation: Any,
-    transposed: bool,
-    *settings: Any,
-    **_: Any,
-) -> int:
-    wants_input, wants_weight, _wants_bias = settings[-1]
-    # Either gradient costs as much as the forward pass; the weight has the inputs of one group only.
-    forward = 2 * grad[0] * math.prod((input if transposed else grad)[2:]) * math.prod(weight)
-    return int(forward * (wants_input + wants_weight))
 
 
 @dataclass

@@ -29,7 +29,7 @@ from sslam.methods import SSLAM, Objectives, Stage
 from sslam.networks import AudioViT, ConvDecoder
 from sslam.transforms import InverseBlockMasking, PartialMixing
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 64, "depth": 2, "num_heads": 4},
     "small": {"width": 384, "depth": 12, "num_heads": 6},
     "base": {"width": 768, "depth": 12, "num_heads": 12},

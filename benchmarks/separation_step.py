@@ -21,6 +21,7 @@ from torch import Tensor
 
 from benchmarks import measuring
 from benchmarks.measuring import spread
+from sslam.flops import flop_counter
 from sslam.losses import mixit_loss
 from sslam.networks import TDCN
 
@@ -63,7 +64,7 @@ def measure(case: str, arguments: argparse.Namespace) -> dict[str, Any]:
     calls = [measuring.timed(work, arguments.device) for _ in range(arguments.warmup + arguments.repeats)]
     peak_memory = measuring.peak_memory_gib(arguments.device)
     cpu, wall = (list(seconds) for seconds in zip(*calls[arguments.warmup :], strict=True))
-    with measuring.flop_counter() as counter:
+    with flop_counter() as counter:
         work()
     flops = counter.get_total_flops()
     # The product that TDCN++ consists of at its published size.

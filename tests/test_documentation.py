@@ -12,7 +12,14 @@ from sslam.methods import SSLAM
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text()
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "experiments/papers.md", "benchmarks/README.md"]
+DOCUMENTS = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "experiments/README.md",
+    "experiments/papers.md",
+    "benchmarks/README.md",
+    "docs/scaling.md",
+]
 ALL = pytest.mark.parametrize("document", DOCUMENTS)
 
 

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from sslam.__main__ import main
+from sslam.commands.fit import command_that_goes_on
 from sslam.commands.fitting import background_saving
 from sslam.commands.fitting.background_saving import BackgroundCheckpoints, WholeCheckpoints, snapshot
+from sslam.commands.fitting.resume import resolve_checkpoint
+from sslam.commands.fitting.run_folder import RunFolder
 from sslam.errors import UsageError
 from tests.commands.test_fit_resume import state_of
 from tests.commands.test_fit_saving import BARE
@@ -94,6 +97,8 @@ def test_background__what_follows_a_failure_is_left_out(tmp_path: Path, monkeypa
 
 KILLED = """
 import sys, time
+from sslam.commands.fit import command_that_goes_on
+from sslam.commands.fit import command_that_goes_on
 from sslam.commands.fitting import background_saving
 original, saved = background_saving.torch_save, []
 def slow(values, path):
@@ -153,3 +158,23 @@ def test_fit__states_come_by_minutes_and_milestones_always(monkeypatch: pytest.M
     assert 3 in saved
     assert 1 < len(saved) < 5
     assert time.monotonic() > 0
+
+
+def test_fit__resume_goes_on_from_the_last_whole_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--checkpoint.every_n_train_steps", "1", "--checkpoint.milestone_steps", "1"]
+    assert main([*BARE, "--resume", "one", "--trainer.max_steps", "3", *options]) == 0
+    checkpoints = Path("runs/resume/one/checkpoints")
+    newest = checkpoints / "step=00000003.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-1000])  # as a disk that was full, or a copy that was cut off
+    with pytest.warns(UserWarning, match=r"last.ckpt is damaged, so the one before it is taken"):
+        assert resolve_checkpoint("last", RunFolder(Path("runs"), "resume", "one"), True) == str(
+            checkpoints / "step=00000002.ckpt"
+        )
+    assert main([*BARE, "--resume", "one", "--ckpt_path", "last"]) == 2
+    said = capsys.readouterr().err
+    assert "--resume one is --run_id one --ckpt_path last in one word. Leave --ckpt_path out." in said
+    assert command_that_goes_on(["fit", "--resume", "one", "--a", "b"], "one") == (
+        "sslam fit --a b --run_id one --ckpt_path last"
+    )
+    assert main([*BARE, "--resume", "one", "--run_id", "two"]) == 2
+    assert "Leave --run_id out" in capsys.readouterr().err

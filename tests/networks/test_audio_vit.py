@@ -87,3 +87,27 @@ def test_audio_vit__features_that_do_not_fit_are_refused() -> None:
         encoder(torch.zeros(1, 144, 128))
     with pytest.raises(ValueError, match="got 8"):
         encoder(torch.zeros(1, 8, 128))
+
+
+def test_checkpoint_blocks__same_results_and_gradients_with_fewer_activations() -> None:
+    features_BLF = torch.randn(2, 64, 32, generator=torch.Generator().manual_seed(0))
+    results = []
+    for checkpoint_blocks in (False, True):
+        torch.manual_seed(0)
+        encoder = AudioViT(32, 3, 4, num_mel_bins=32, checkpoint_blocks=checkpoint_blocks)
+        kept: list[int] = []
+
+        def keep(tensor: torch.Tensor, kept: list[int] = kept) -> torch.Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            tokens, layers = encoder.forward_with_layers(features_BLF, {2})
+        (encoder(features_BLF).square().sum() + tokens.sum() + layers[2].square().sum()).backward()
+        results.append([tokens, layers[2], *(parameter.grad for parameter in encoder.parameters())])
+        results[-1].append(torch.tensor(sum(kept)))
+    *plain, plain_kept = results[0]
+    *again, again_kept = results[1]
+    assert all(torch.equal(first, second) for first, second in zip(plain, again, strict=True))
+    assert again_kept < 0.3 * plain_kept
+    assert "checkpoint_blocks" not in AudioViT(32, 1, 4, checkpoint_blocks=True).architecture()

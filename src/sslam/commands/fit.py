@@ -87,6 +87,12 @@ class SSLAMCommandLine(LightningCLI):
             help="Name of this run's folder; the time if not given. An old one is continued.",
         )
         parser.add_argument(
+            "--resume",
+            type=str | None,
+            help="Name of a run that is to go on in its folder from its last whole checkpoint, or to begin if there is "
+            "none: the same as --run_id NAME --ckpt_path last.",
+        )
+        parser.add_argument(
             "--compose", type=list[str] | None, help="In a YAML: files it builds on, which are merged before it."
         )
         parser.add_argument(
@@ -119,6 +125,13 @@ class SSLAMCommandLine(LightningCLI):
         subcommand, config = self.config.subcommand, self.config[self.config.subcommand]
         files = [str(file) for file in config.config or [] if file is not None]
         name = experiment_name(files) if files else config.model.class_path.rsplit(".", 1)[-1].lower()
+        if config.resume is not None:
+            if config.ckpt_path is not None or config.run_id not in (None, config.resume):
+                raise UsageError(
+                    f"--resume {config.resume} is --run_id {config.resume} --ckpt_path last in one word. Leave "
+                    f"{'--ckpt_path' if config.ckpt_path is not None else '--run_id'} out."
+                )
+            config.run_id, config.ckpt_path, config.resume = config.resume, "last", None
         root = Path(config.trainer.default_root_dir or "runs")
         self.run_folder = RunFolder(root, config.experiment or name, config.run_id or new_run_id())
         self.checkpoint: dict[str, Any] | None = None
@@ -259,7 +272,7 @@ def command_that_goes_on(args: Sequence[str], run_id: str) -> str:
     words = iter(args)
     for word in words:
         option, equals, _ = word.partition("=")
-        if option not in ("--run_id", "--ckpt_path"):
+        if option not in ("--run_id", "--ckpt_path", "--resume"):
             kept.append(word)
         elif not equals:
             next(words, None)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sslam.checks import at_least
 from sslam.networks.attention import Attention, DropPath, Mlp
@@ -150,6 +151,8 @@ class AudioViT(Encoder):
         num_mel_bins: Mel bins F of the features, a multiple of ``patch_size``.
         max_columns: Longest clip in patches over time; 768 columns of 16 frames of 10 ms are two minutes.
         drop_path: Stochastic depth of the last block, rising linearly from 0 at the first one; 0 in pre-training.
+        checkpoint_blocks: Whether to keep only the blocks' inputs for the backward pass and compute the rest again:
+            less memory, a third more time, the same result.
 
     Raises:
         ValueError: If sizes do not divide, or the positions would be more than the memory should hold.
@@ -167,6 +170,7 @@ class AudioViT(Encoder):
         num_mel_bins: int = 128,
         max_columns: int = 768,
         drop_path: float = 0.0,
+        checkpoint_blocks: bool = False,
     ) -> None:
         super().__init__()
         if width % num_heads:
@@ -190,6 +194,7 @@ class AudioViT(Encoder):
         self.num_mel_bins = num_mel_bins
         self.num_rows = num_mel_bins // patch_size
         self.max_columns = max_columns
+        self.checkpoint_blocks = checkpoint_blocks
         self.patch_embed = nn.Conv2d(1, width, kernel_size=patch_size, stride=patch_size)
         self.cls_token = nn.Parameter(torch.empty(1, 1, width))
         self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
@@ -240,8 +245,13 @@ class AudioViT(Encoder):
         """Any selection of embedded patches (B, P, D) to encoded tokens (B, 1 + P, D), CLS first."""
         tokens_BPD = self.prepare_tokens(patches_BPD)
         for block in self.blocks:
-            tokens_BPD, _ = block(tokens_BPD)
+            tokens_BPD, _ = self._run(block, tokens_BPD)
         return tokens_BPD
+
+    def _run(self, block: nn.Module, tokens_BPD: Tensor) -> tuple[Tensor, Tensor]:
+        if self.checkpoint_blocks and torch.is_grad_enabled():
+            return checkpoint(block, tokens_BPD, use_reentrant=False)
+        return block(tokens_BPD)
 
     def forward(self, features_BLF: Tensor) -> Tensor:
         """Features (B, L, F) to tokens (B, 1 + P, D), CLS first, then the patches column by column."""
@@ -256,14 +266,15 @@ class AudioViT(Encoder):
         tokens_BPD = self.prepare_tokens(self.embed(features_BLF))
         kept: dict[int, Tensor] = {}
         for number, block in enumerate(self.blocks, start=1):
-            tokens_BPD, _ = block(tokens_BPD)
+            tokens_BPD, _ = self._run(block, tokens_BPD)
             if number in layers:
                 kept[number] = tokens_BPD
         return tokens_BPD, kept
 
     def architecture(self) -> dict[str, Any]:
-        """Constructor arguments but ``drop_path``, which belongs to a training recipe."""
-        return {name: value for name, value in super().architecture().items() if name != "drop_path"}
+        """Constructor arguments but ``drop_path`` and ``checkpoint_blocks``, which belong to a training recipe."""
+        recipe = ("drop_path", "checkpoint_blocks")
+        return {name: value for name, value in super().architecture().items() if name not in recipe}
 
     def compile_blocks(self) -> None:
         """Compile one block after the other: seconds instead of a minute, since all blocks share one graph."""

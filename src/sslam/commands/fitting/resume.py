@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 import torch.distributed
 from lightning.fabric.utilities.cloud_io import get_filesystem
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from sslam.checkpoints.contents import naming, require_finite
@@ -54,9 +55,10 @@ def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) 
         for pattern in ("last*.ckpt", "step=*.ckpt"):
             found = [path for path in run_folder.checkpoints.glob(pattern) if path.exists()]
             found += run_folder.hpc_checkpoints
-            if found:
-                # The newest by its time, as a second start may have left a last-v1.ckpt.
-                return str(max(found, key=lambda path: path.stat().st_mtime))
+            # The newest by its time, as a second start may have left a last-v1.ckpt.
+            for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+                if is_whole(path):
+                    return str(path)
         return None
     if not Path(ckpt_path).exists():
         folder = Path(ckpt_path).parent
@@ -69,6 +71,16 @@ def resolve_checkpoint(ckpt_path: str, run_folder: RunFolder, is_old_run: bool) 
     if not Path(ckpt_path).is_dir() and not Path(ckpt_path).is_file():
         raise UsageError(f"{ckpt_path} is no regular file, and so no checkpoint. Give the path of one.")
     return ckpt_path
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a run can go on from a checkpoint of its folder; one that is cut off is named in a warning."""
+    try:
+        load_checkpoint(str(path))
+    except UsageError:
+        rank_zero_warn(f"The checkpoint {path} is damaged, so the one before it is taken.")
+        return False
+    return True
 
 
 def require_address(address: str) -> None:

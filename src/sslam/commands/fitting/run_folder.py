@@ -233,6 +233,12 @@ class RunCheckpoint(ModelCheckpoint):
         super()._save_checkpoint(trainer, filepath)
         self._saved_at = time.monotonic()
 
+    def _save_last_checkpoint(self, trainer: pl.Trainer, monitor_candidates: dict[str, Any]) -> None:
+        checkpoints = trainer.strategy.checkpoint_io
+        if not self.last_model_path and isinstance(checkpoints, BackgroundCheckpoints):
+            checkpoints.wait()  # its name is the first that is free, where a link to a removed file counts as free
+        super()._save_last_checkpoint(trainer, monitor_candidates)
+
     @staticmethod
     def _link_checkpoint(trainer: pl.Trainer, filepath: str, linkpath: str) -> None:
         checkpoints = trainer.strategy.checkpoint_io
