@@ -17,8 +17,7 @@ standard error.
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,7 +54,7 @@ Numbers = dict[str, list[FoldSamples]]
 class Clips(NamedTuple):
     """Vectors (N, W) of each readout, labels (N, C), and the number of each clip's recording or scene."""
 
-    vectors: list[Array]
+    vectors: list[NDArray[np.float32]]
     labels_NC: NDArray[np.float32]
     groups_N: NDArray[np.int64]
 
@@ -105,23 +104,26 @@ def log_mel_system(num_samples: int) -> System:
 
 
 @torch.no_grad()
-def read_clips(system: System, loader: DataLoader[Any], groups: NDArray[np.int64] | None = None) -> Clips:
-    """All clips of a loader that gives whole samples; without groups each is one of its own."""
-    vectors, labels, rows = [], [], []
+def read_clips(systems: Sequence[System], loader: DataLoader[Any], groups: NDArray[np.int64] | None) -> list[Clips]:
+    """All clips of a loader that gives whole samples, of each system; without groups each is one of its own."""
+    parts: list[list[list[Tensor]]] = [[] for _ in systems]
+    labels, rows = [], []
     for batch in loader:
-        vectors.append(system(batch["waveform"]))
+        for found, system in zip(parts, systems, strict=True):
+            found.append(system(batch["waveform"]))
         labels.append(batch["labels"].numpy())
         rows.append(batch["index"].numpy())
-    row_N = np.concatenate(rows)
-    return Clips(
-        [torch.cat(parts).double().numpy() for parts in zip(*vectors, strict=True)],
-        np.concatenate(labels),
-        row_N if groups is None else groups[row_N],
-    )
+    row_N, labels_NC = np.concatenate(rows), np.concatenate(labels)
+    group_N = row_N if groups is None else groups[row_N]
+    return [
+        Clips([torch.cat(readout).numpy() for readout in zip(*found, strict=True)], labels_NC, group_N)
+        for found in parts
+    ]
 
 
-def kernel_of(x_NW: Array, learnt: NDArray[np.int64]) -> Array:
+def kernel_of(vectors_NW: NDArray[np.float32], learnt: NDArray[np.int64]) -> Array:
     """Products of vectors that are standardised over the clips that are learnt from."""
+    x_NW = vectors_NW.astype(np.float64)
     deviation_W = x_NW[learnt].std(axis=0)
     z_NW = (x_NW - x_NW[learnt].mean(axis=0)) / (deviation_W + 1e-6 * deviation_W.max() + 1e-12)
     return np.asarray(z_NW @ z_NW.T / z_NW.shape[1])
@@ -191,6 +193,12 @@ def stacked(samples: Sequence[FoldSamples]) -> FoldSamples:
     return samples[0]._replace(value_UB=np.concatenate([one.value_UB for one in samples]))
 
 
+def by_seed(folds: Sequence[FoldSamples]) -> str:
+    """The mean over folds of each seed, in per cent."""
+    values = np.mean([100 * fold.value_UB[:, 0] for fold in folds], axis=0) if folds else []
+    return ", ".join(f"{value:.1f}" for value in values)
+
+
 def compared(ours: Sequence[FoldSamples], theirs: Sequence[FoldSamples]) -> str:
     """The difference in per cent, its interval, and how many standard errors it is."""
     difference = [mine.minus(other) for mine, other in zip(ours, theirs, strict=True)]
@@ -200,44 +208,46 @@ def compared(ours: Sequence[FoldSamples], theirs: Sequence[FoldSamples]) -> str:
     return f"{100 * value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f}), {value / error:.1f}"
 
 
-def numbers_of(systems: Mapping[str, Sequence[System]], arguments: argparse.Namespace) -> dict[str, Numbers]:
-    """Samples of each system, printed as they come."""
-    folder = partial(ClassFolderDataModule, arguments.root, audio=arguments.audio, num_workers=0, batch_size=20)
-    data = folder(fold=None, clip_seconds=arguments.clip_seconds)
+def clips_of(arguments: argparse.Namespace) -> tuple[DataLoader[Any], NDArray[np.int64]]:
+    """The recordings themselves, and the group of each."""
+    data = ClassFolderDataModule(
+        arguments.root, fold=None, audio=arguments.audio, clip_seconds=arguments.clip_seconds, num_workers=0
+    )
     data.setup("fit")
     assert isinstance(data.train_set, AudioFileDataset)
-    singles: DataLoader[Any] = DataLoader(data.train_set.evaluation_view(), batch_size=20)
-    scenes = []
+    joined = ClassFolderDataModule(arguments.root, audio=arguments.audio)  # with copies
+    return DataLoader(data.train_set.evaluation_view(), batch_size=20), joined.contents.groups_N
+
+
+def scenes_of(arguments: argparse.Namespace, fold: int) -> list[DataLoader[Any]]:
+    """Scenes to learn from and to test on."""
+    data = RecordedSoundscapesDataModule(
+        arguments.root,
+        fold,
+        SCENE_FOLDS,
+        audio=arguments.audio,
+        clip_seconds=arguments.clip_seconds,
+        num_train_scenes=arguments.scenes[0],
+        num_val_scenes=0,
+        num_test_scenes=arguments.scenes[1],
+        num_workers=0,
+    )
+    data.setup("fit")
+    data.setup("test")
+    return [DataLoader(part, batch_size=20) for part in (data.train_set, data.test_set) if part is not None]
+
+
+def numbers_of(systems: Sequence[System], arguments: argparse.Namespace) -> list[Numbers]:
+    """Samples of each system."""
+    loader, groups_N = clips_of(arguments)
+    numbers: list[Numbers] = [
+        {"single sounds": [accuracy_of_singles(clips, arguments.divisions)], "scenes": []}
+        for clips in read_clips(systems, loader, groups_N)
+    ]
     for fold in range(1, SCENE_FOLDS + 1 if arguments.scenes[0] else 1):
-        scene_data = RecordedSoundscapesDataModule(
-            arguments.root,
-            fold,
-            SCENE_FOLDS,
-            audio=arguments.audio,
-            clip_seconds=arguments.clip_seconds,
-            num_train_scenes=arguments.scenes[0],
-            num_val_scenes=0,
-            num_test_scenes=arguments.scenes[1],
-            num_workers=0,
-        )
-        scene_data.setup("fit")
-        scene_data.setup("test")
-        parts = [scene_data.train_set, scene_data.test_set]
-        scenes.append([DataLoader[Any](part, batch_size=20) for part in parts if part is not None])
-    numbers: dict[str, Numbers] = {}
-    for name, seeds in systems.items():
-        single = [
-            accuracy_of_singles(read_clips(system, singles, data.training_groups), arguments.divisions)
-            for system in seeds
-        ]
-        of_folds = [
-            [map_of_scenes(*(read_clips(system, loader) for loader in loaders)) for system in seeds]
-            for loaders in scenes
-        ]
-        numbers[name] = {"single sounds": [stacked(single)], "scenes": [stacked(fold) for fold in of_folds]}
-        for kind, folds in numbers[name].items():
-            by_seed = np.mean([100 * fold.value_UB[:, 0] for fold in folds], axis=0) if folds else []
-            print(f"{name}, {kind}: {', '.join(f'{value:.1f}' for value in by_seed)}", flush=True)
+        both = [read_clips(systems, scenes, None) for scenes in scenes_of(arguments, fold)]
+        for own, learnt, tested in zip(numbers, *both, strict=True):
+            own["scenes"].append(map_of_scenes(learnt, tested))
     return numbers
 
 
@@ -259,7 +269,15 @@ def main(args: Sequence[str] | None = None) -> None:
         "random weights": [random_system(first, length, seed) for seed in seeds],
         "checkpoints": [trained_system(path, length) for path in arguments.checkpoint],
     }
-    numbers = numbers_of(systems, arguments)
+    found = iter(numbers_of([system for seeds in systems.values() for system in seeds], arguments))
+    numbers: dict[str, Numbers] = {}
+    print("| in per cent | accuracy, single sounds | mAP, scenes |\n|---|---|---|")
+    for name, of_seeds in systems.items():
+        own = [next(found) for _ in of_seeds]
+        numbers[name] = {
+            kind: [stacked(fold) for fold in zip(*(one[kind] for one in own), strict=True)] for kind in own[0]
+        }
+        print(f"| {name} | {' | '.join(map(by_seed, numbers[name].values()))} |")
     print("| checkpoints against | single sounds, standard errors | scenes, standard errors |\n|---|---|---|")
     ours = numbers.pop("checkpoints")
     for name, theirs in numbers.items():
