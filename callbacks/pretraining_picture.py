@@ -51,7 +51,7 @@ class PretrainingPicture(RunPicture):
         seen_BLF = mixture.features if stage.objectives.uses_mixtures else features_BLF
         if stage.objectives.retains_sources:
             kind = "sources"
-            target_BPD, _ = pl_module.retain_both(pl_module.teach(features_BLF, stage), mixture, stage)
+            target_BPD, _ = pl_module.retain_sources(pl_module.teach(features_BLF, stage), mixture, stage)
         else:
             kind = "mixture" if stage.objectives.uses_mixtures else "clip"
             target_BPD = pl_module.teach(seen_BLF, stage).patch_BPD
