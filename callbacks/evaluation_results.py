@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sslam.methods.evaluated_encoder import EvaluatedEncoder
+from sslam.methods.separation_evaluation import SeparationEvaluation, SeparationScores
 from sslam.metrics import ClassificationResults, RetrievalResults
 from sslam.report.results import (
     CheckpointFacts,
@@ -22,7 +23,7 @@ from sslam.report.results import (
 )
 from sslam.run_folder import required_run_folder
 
-Results = RetrievalResults | Sequence[ClassificationResults]
+Results = RetrievalResults | SeparationScores | Sequence[ClassificationResults]
 """What an evaluation found: of classifiers, one for each head on the same clips."""
 
 
@@ -43,10 +44,10 @@ class EvaluationResults(pl.Callback):
         folder = required_run_folder(trainer, self)  # all processes ask
         if not trainer.is_global_zero:
             return
-        if not isinstance(pl_module, EvaluatedEncoder):
+        if not isinstance(pl_module, EvaluatedEncoder | SeparationEvaluation):
             raise ValueError(
-                "callbacks.EvaluationResults writes the results of LinearProbe, FineTune and QueryByExample, got "
-                f"{type(pl_module).__name__}. Take it out of trainer.callbacks."
+                "callbacks.EvaluationResults writes the results of LinearProbe, FineTune, QueryByExample and "
+                f"SeparationEvaluation, got {type(pl_module).__name__}. Take it out of trainer.callbacks."
             )
         data = trainer.datamodule  # type: ignore[attr-defined]
         assert pl_module.results is not None
@@ -93,10 +94,19 @@ def make_record(
         **origin: The other fields of :class:`~sslam.report.results.EvaluationRecord`, from `experiment` to `checkpoint`
             and from `learning_rate` on.
     """
-    if isinstance(results, RetrievalResults):
+    if isinstance(results, SeparationScores):
+        counts = results.results.num_clips, 0, 0
+        precision_C, support_C = np.zeros(0), np.zeros(0, np.int64)
+        found: dict[str, Any] = {
+            "metrics": results.results.scalars(),
+            "spread": {},
+            "by_polyphony": [],
+            "confusion": None,
+        }
+    elif isinstance(results, RetrievalResults):
         counts = results.num_compared_clips, results.num_classes, results.num_classes_with_trials
         precision_C, support_C = results.average_precision_C, results.num_examples_C
-        found: dict[str, Any] = {
+        found = {
             "metrics": results.scalars() | {"qbe_chance": results.chance},
             "spread": {},
             "by_polyphony": [],
@@ -147,7 +157,9 @@ def score_arrays(results: Results, groups: NDArray[np.int64] | None = None) -> d
 
     Returns:
         Of classifiers `scores` (H, N, C), `labels` (N, C), `index` (N,), and `group` and `polyphony` (N,) where they
-        are known; of retrieval `average_precision` (C,), nan where a class has no trials, `num_examples`,
+        are known; of separation `improvement`, `num_pairs`, `si_snr` and `num_singles`, see
+        :class:`~sslam.metrics.SeparatedClips`, with `index`, `group` where it is known and, in `polyphony`, the number
+        of sources, all (N,); of retrieval `average_precision` (C,), nan where a class has no trials, `num_examples`,
         `num_targets` and `num_non_targets`, (C,).
     """
     if isinstance(results, RetrievalResults):
@@ -157,6 +169,11 @@ def score_arrays(results: Results, groups: NDArray[np.int64] | None = None) -> d
             "num_targets": results.num_targets_C,
             "num_non_targets": results.num_non_targets_C,
         }
+    if isinstance(results, SeparationScores):
+        clips = results.clips
+        sums = {name.removesuffix("_N"): column for name, column in clips._asdict().items()}
+        sums["polyphony"] = sums.pop("num_sources")
+        return sums if groups is None else sums | {"group": groups[clips.index_N]}
     first = results[0]
     arrays = {
         "scores": np.stack([head.scores_NC for head in results]),

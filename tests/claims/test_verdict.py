@@ -156,3 +156,15 @@ def test_judge__nothing_is_decided_where_random_weights_are_better(tmp_path: Pat
     finding = judge(CLAUSE, runs, number_of(CLAUSE, above))
     assert finding.verdict == "undecided at this scale"
     assert finding.interval.low > 0
+
+
+def test_judge__arms_that_are_as_good_as_random_weights_decide_nothing(tmp_path: Path) -> None:
+    runs = {"new": runs_of(tmp_path / "new", [2.0, 2.1, 2.05]), "old": runs_of(tmp_path / "older", [1.0, 1.1, 1.05])}
+    found = judge(CLAUSE, runs)
+    assert found.verdict == "holds"
+    assert judge(CLAUSE, runs, found.numbers["new"]).verdict == "undecided at this scale"
+
+
+def test_number_of__what_is_no_share_may_lie_beyond_one(tmp_path: Path) -> None:
+    number = number_of(Clause("new", "old", "polyphony", "d_prime"), runs_of(tmp_path, [3.0, 3.1, 3.05]))
+    assert 1 < number.interval.low < number.value < number.interval.high

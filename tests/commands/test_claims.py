@@ -23,6 +23,7 @@ from tests.report.conftest import made_up_record, made_up_results
 
 CLAIMS = experiments_folder() / "claims"
 MIXTURES = "experiments/claims/sslam_mixtures_help_polyphony.yaml"
+SEPARATION = "experiments/claims/mixit_semi_supervision_helps.yaml"
 RETENTION = "experiments/claims/sslam_source_retention_helps.yaml"
 SINGLE = "experiments/claims/sslam_mixtures_keep_single_sounds.yaml"
 
@@ -183,9 +184,14 @@ def test_claims__esc50_becomes_a_table_with_its_sources(processes: Processes, tm
     assert first.split(",")[1] == "dog"
 
 
-def test_claims__one_that_cannot_be_judged(processes: Processes, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["claims", "experiments/claims/mixit_semi_supervision_helps.yaml"]) == USERS_MISTAKE
-    assert "is judged by separation, which cannot be done yet" in capsys.readouterr().err
+def test_claims__one_that_cannot_be_judged(
+    processes: Processes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = yaml.safe_load((CLAIMS / "mixit_semi_supervision_helps.yaml").read_text())
+    claim["clauses"][0]["evaluation"] = "listening"
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(claim))
+    assert main(["claims", "own.yaml"]) == USERS_MISTAKE
+    assert "is judged by listening, which cannot be done yet" in capsys.readouterr().err
     assert processes.started == []
 
 
@@ -232,3 +238,28 @@ def test_claims__from_recordings_to_the_page(
     capsys.readouterr()
     assert main(command) == 0
     assert capsys.readouterr().out.count(": done before") == 1 + 3 + 4 + 2
+
+
+@pytest.mark.slow
+def test_claims__of_separators_from_scenes_to_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", f"{CLAIMS.parents[1] / 'src'}:{CLAIMS.parents[1]}")
+    scale = yaml.safe_load((CLAIMS / "scale_small.yaml").read_text()) | {"seeds": [0]}
+    separation = scale["pretraining"]["separation"]
+    sizes = {"num_sources": 2, "num_basis": 12, "width": 8, "hidden_width": 10, "num_blocks": 2}
+    separation["model"]["init_args"]["separator"]["init_args"] = sizes
+    separation["data"]["init_args"]["batch_size"] = 4
+    separation["trainer"]["max_steps"] = 2
+    scale["evaluation"]["separation"]["data"]["init_args"]["num_test_scenes"] = 12
+    (tmp_path / "tiny.yaml").write_text(json.dumps(scale))
+    assert main(["claims", SEPARATION, "--scale", "tiny.yaml"]) == 0, capsys.readouterr().out
+    first, second, random = lines_of("mixit_semi_supervision_helps")
+    assert (first["arm"], second["arm"], random["arm"]) == ("half supervised", "MixIT alone", "random weights")
+    assert (first["metric"], first["num_clips"]) == ("msi", "12")
+    assert (first["verdict"], first["no_interval"]) == ("undecided at this scale", "1 of at least 3 seeds")
+    assert (first["steps"], first["clips_seen"]) == (second["steps"], second["clips_seen"]) == ("2", "8")
+    for line in (first, second, random):
+        assert float(line["low"]) < float(line["value"]) < float(line["high"])
+    assert "MSi in dB" in Path("runs/claims/claims.html").read_text()

@@ -65,7 +65,9 @@ def test_class_folder__single_label_may_be_said(write_table: Callable[..., Path]
 
 def test_class_folder__groups_are_known_where_nothing_is_held_out(write_table: Callable[..., Path]) -> None:
     """Whoever divides the clips later, as a probe beside a run does, keeps groups whole."""
-    path = write_table("file,label,group", *(f"s{number}.wav,{'xy'[number % 2]},g{number // 5}" for number in range(40)))
+    path = write_table(
+        "file,label,group", *(f"s{number}.wav,{'xy'[number % 2]},g{number // 5}" for number in range(40))
+    )
     data = own_module(path, fold=None)
     data.setup("fit")
     assert data.training_groups is not None

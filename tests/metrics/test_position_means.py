@@ -132,3 +132,28 @@ def test_compare__leaves_the_graph_alone() -> None:
 def test_position_means__a_decay_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match=r"decay must be at least 0 and less than 1, got 1.0"):
         PositionMeans(1.0)
+
+
+def test_compare__a_kind_without_weights_need_not_be_known() -> None:
+    """As the sources of a stage that has just begun to retain them."""
+    target, weight = torch.randn(2, 6, 4), torch.ones(2, 6)
+    means = PositionMeans()
+    assert means.compare(torch.tensor(1.0), {"clip": (target, weight)}) is None
+    found = means.compare(torch.tensor(1.0), {"clip": (target, weight), "sources": (target, None)})
+    assert found is not None
+    assert set(means.means) == {"clip", "sources"}
+
+
+def test_compare__what_is_not_finite_leaves_the_mean_as_it_is() -> None:
+    target = torch.randn(2, 6, 4)
+    means = PositionMeans()
+    means.compare(torch.tensor(1.0), {"clip": (target, None)})
+    before, _ = means.means["clip"]
+    spoilt = target.clone()
+    spoilt[0, 3, 1] = torch.nan
+    means.compare(torch.tensor(1.0), {"clip": (spoilt, None)})
+    after, _ = means.means["clip"]
+    torch.testing.assert_close(after, before)
+    first = PositionMeans()
+    first.compare(torch.tensor(1.0), {"clip": (spoilt, None)})
+    assert first.means["clip"][0].isfinite().all()

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 from sslam.checkpoints.architecture import UserClasses, in_words
 from sslam.checkpoints.loading import Checkpoint, file_sha256, read_checkpoint
-from sslam.checkpoints.location import resolve
+from sslam.checkpoints.location import Location, resolve
 from sslam.frontends import Frontend
 from sslam.networks import Encoder
 
@@ -70,11 +70,18 @@ def read_encoder(
     if weights == "random":
         # After the one above, whose random weights are drawn as well: a seed gives the baseline that it always gave.
         encoder = checkpoint.new_encoder(drop_path)
+    return TrainedEncoder(encoder, checkpoint, _origin(location, weights, label))
+
+
+def separator_provenance(path: str | Path, weights: str, label: str | None = None) -> dict[str, Any]:
+    """Where a separator comes from, as of :class:`TrainedEncoder`; ``weights`` is ``separator`` or ``random``."""
+    return _origin(resolve(path), weights, label)
+
+
+def _origin(location: Location, weights: str, label: str | None) -> dict[str, Any]:
     label = label or ("random weights" if weights == "random" else f"{weights} of {location.name}")
     origin = {"label": label, "weights": weights, "path": location.address, "sha256": file_sha256(location.file)}
-    if location.revision is not None:
-        origin["revision"] = location.revision
-    return TrainedEncoder(encoder, checkpoint, origin)
+    return origin if location.revision is None else origin | {"revision": location.revision}
 
 
 def _require_same_features(given: Frontend, stated: Frontend, path: str) -> None:

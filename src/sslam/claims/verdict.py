@@ -16,9 +16,10 @@ from sslam.claims.claim import Clause
 from sslam.report.intervals import Interval, Scale, interval_of, no_interval
 from sslam.report.results import Run
 from sslam.report.samples import Resampled, SamplesError, samples_of_seeds
-from sslam.report.tables import ACCURACY
+from sslam.report.tables import ACCURACY, METRICS
 
 LEAST_SEEDS = 3
+SHARES = {metric.key for metric in METRICS if metric.is_share}
 
 Verdict = Literal["holds", "does not hold", "undecided at this scale"]
 
@@ -141,7 +142,7 @@ def number_of(clause: Clause, runs: Sequence[Run]) -> Number:
 
 def _number(samples: Resampled, clause: Clause, num_seeds: int) -> Number:
     value_UB = samples.by_metric[clause.metric].value_UB
-    scale: Scale = "plain" if clause.metric == "d_prime" else "share"
+    scale: Scale = "share" if clause.metric in SHARES else "plain"
     interval = interval_of([samples.by_metric[clause.metric]], scale)
     by_seed = value_UB[:, 0] if num_seeds > 1 else value_UB[:, :1].mean(axis=0)  # of one seed they are heads
     return Number(float(value_UB[:, 0].mean()), interval, tuple(by_seed.tolist()))

@@ -90,7 +90,7 @@ class Plan:
         recipe = own_recipe(self.data.file(on))
         label = f"{'random weights of ' if random else ''}{pretraining.name} seed {pretraining.seed}"
         weights = Weights(label, str(pretraining.checkpoint.absolute()), random)
-        return EvaluationRun(recipe, weights, {}, self.output / "evaluation")
+        return EvaluationRun(recipe, weights, {}, self.output / "evaluation", recipe.subcommand)
 
     def more(self, on: str) -> list[str]:
         """Options of an evaluation beside its recipe."""

@@ -5,6 +5,7 @@ from sslam.methods.linear_probe import LinearProbe
 from sslam.methods.mixit import MixIT
 from sslam.methods.query_by_example import QueryByExample
 from sslam.methods.separation_contrastive import SeparationContrastive
+from sslam.methods.separation_evaluation import SeparationEvaluation
 from sslam.methods.sslam import SSLAM
 from sslam.stages import Objectives, Stage
 
@@ -16,5 +17,6 @@ __all__ = [
     "Objectives",
     "QueryByExample",
     "SeparationContrastive",
+    "SeparationEvaluation",
     "Stage",
 ]

@@ -17,7 +17,7 @@ from sslam.checkpoints import load_separator
 from sslam.checks import at_least, positive, within
 from sslam.losses import Assignments, mixit_loss, supervised_separation_loss
 from sslam.methods.method import Method
-from sslam.metrics import LossMeans, MixtureImprovement, SeparationMetrics
+from sslam.metrics import LossMeans, MixtureImprovement, SeparationMetrics, SeparationResults
 from sslam.networks import Separator
 from sslam.optim import add_epsilon_before_correction
 from sslam.rebuildable import Rebuildable
@@ -53,6 +53,9 @@ class MixIT(Method):
     Raises:
         ValueError: If a value is out of its range or the separator has another sample rate.
     """
+
+    separated: SeparationResults
+    """What the last evaluation found of the clips whose sources are known."""
 
     def __init__(
         self,
@@ -170,14 +173,18 @@ class MixIT(Method):
             self.mean_losses.update({"loss": self.loss(mixtures_GMT, estimates_GNT)}, len(mixtures_GMT))
             self.mixture_improvement.update(estimates_GNT, mixtures_GMT)
         if "stems" in batch:
-            self.separation.update(self.separator(batch["waveform"]), batch["stems"], batch["waveform"])
+            self.separation_step(self.separator(batch["waveform"]), batch)
             if self.supervised_share:
                 supervised = self.supervised_loss(batch["waveform"], batch["stems"])
                 self.mean_losses.update({"supervised_loss": supervised}, len(batch["waveform"]))
 
+    def separation_step(self, estimates_BNT: Tensor, batch: Mapping[str, Any]) -> None:
+        """Adds estimates (B, N, T) of the clips of a batch, whose sources are known, to what is evaluated."""
+        self.separation.update(estimates_BNT, batch["stems"], batch["waveform"])
+
     def finish_evaluation(self, split: str) -> None:
         """Log what could be told, over all clips of all processes; a test also prints it as FUSS's evaluation does."""
-        separated = self.separation.compute()
+        self.separated = separated = self.separation.compute()
         found = {"momi": self.mixture_improvement.compute(), **separated.scalars()}
         known = {name: value for name, value in found.items() if not math.isnan(value)}
         self.log_results(split, self.mean_losses.compute() | known)

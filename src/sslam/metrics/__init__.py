@@ -5,6 +5,7 @@ from sslam.metrics.loss_means import LossMeans
 from sslam.metrics.moments import Moments, total
 from sslam.metrics.position_means import PatchLosses, PositionMeans
 from sslam.metrics.retrieval import RetrievalMetrics, RetrievalResults, RetrievalScores, query_by_example_map
+from sslam.metrics.separated_clips import SeparatedClips, SeparationByClip
 from sslam.metrics.separation import MixtureImprovement, SeparationMetrics, SeparationResults
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "RetrievalMetrics",
     "RetrievalResults",
     "RetrievalScores",
+    "SeparatedClips",
+    "SeparationByClip",
     "SeparationMetrics",
     "SeparationResults",
     "query_by_example_map",

@@ -79,6 +79,47 @@ class SeparationResults(NamedTuple):
         return "\n".join(lines)
 
 
+class Pairs(NamedTuple):
+    """Sources (B, S) paired with estimates so that the mean SI-SNR is largest.
+
+    Attributes:
+        si_snr_BS: SI-SNR of a source's estimate.
+        improvement_BS: By how much it exceeds that of the mixture.
+        paired_BS: Whether both the source and its estimate are active.
+        num_sources_B: Active sources.
+        num_estimates_B: Active estimates.
+    """
+
+    si_snr_BS: Tensor
+    improvement_BS: Tensor
+    paired_BS: Tensor
+    num_sources_B: Tensor
+    num_estimates_B: Tensor
+
+    def of_several(self) -> Tensor:
+        """Which pairs (B, S) count for MSi: of clips with two active sources and more."""
+        return self.paired_BS & (self.num_sources_B > 1).unsqueeze(1)
+
+    def of_singles(self) -> Tensor:
+        """Which pairs (B, S) count for 1S."""
+        return self.paired_BS & (self.num_sources_B == 1).unsqueeze(1)
+
+
+def pair(estimates_BNT: Tensor, sources_BST: Tensor, mixture_BT: Tensor) -> Pairs:
+    """Pair the sources (B, S, T) of clips (B, T), silent ones included, with estimates (B, N, T), fewer or more."""
+    num_missing = max(0, sources_BST.shape[1] - estimates_BNT.shape[1])
+    estimates_BNT = F.pad(estimates_BNT, (0, 0, 0, num_missing))
+    matched = permutation_invariant(pairwise_si_snr(sources_BST, estimates_BNT).neg())
+    si_snr_BS = matched.loss_BN.neg()
+    improvement_BS = si_snr_BS - si_snr(sources_BST, mixture_BT.unsqueeze(1))
+    source_power_BS = sources_BST.square().mean(dim=-1)
+    active_BS = source_power_BS > ACTIVE_RMS**2
+    quietest_B = source_power_BS.masked_fill(~active_BS, torch.inf).amin(dim=1)
+    active_BN = estimates_BNT.square().mean(dim=-1) > ACTIVE_ESTIMATE * quietest_B.unsqueeze(1)
+    paired_BS = active_BS & active_BN.gather(1, matched.permutation_BN)
+    return Pairs(si_snr_BS, improvement_BS, paired_BS, active_BS.sum(dim=1), active_BN.sum(dim=1))
+
+
 class SeparationMetrics(Metric):
     """MSi, 1S, and whether there are as many estimates as sources (Wisdom et al. 2020 and 2021, as published).
 
@@ -108,22 +149,10 @@ class SeparationMetrics(Metric):
             sources_BST: Shape (B, S, T); silent ones may stand for none.
             mixture_BT: Clips that were separated, shape (B, T).
         """
-        num_missing = max(0, sources_BST.shape[1] - estimates_BNT.shape[1])
-        estimates_BNT = F.pad(estimates_BNT, (0, 0, 0, num_missing))
-        matched = permutation_invariant(pairwise_si_snr(sources_BST, estimates_BNT).neg())
-        si_snr_BS = matched.loss_BN.neg()
-        improvement_BS = si_snr_BS - si_snr(sources_BST, mixture_BT.unsqueeze(1))
-
-        source_power_BS = sources_BST.square().mean(dim=-1)
-        active_BS = source_power_BS > ACTIVE_RMS**2
-        quietest_B = source_power_BS.masked_fill(~active_BS, torch.inf).amin(dim=1)
-        active_BN = estimates_BNT.square().mean(dim=-1) > ACTIVE_ESTIMATE * quietest_B.unsqueeze(1)
-        paired_BS = active_BS & active_BN.gather(1, matched.permutation_BN)
-        num_sources_B, num_estimates_B = active_BS.sum(dim=1), active_BN.sum(dim=1)
-
+        pairs = pair(estimates_BNT, sources_BST, mixture_BT)
+        si_snr_BS, improvement_BS, paired_BS, num_sources_B, num_estimates_B = pairs
+        several_BS, single_BS = pairs.of_several(), pairs.of_singles()
         sounding_B, one_source_B = num_sources_B > 0, num_sources_B == 1
-        several_BS = paired_BS & (num_sources_B > 1).unsqueeze(1)
-        single_BS = paired_BS & one_source_B.unsqueeze(1)
         totals = [
             sounding_B,
             one_source_B,

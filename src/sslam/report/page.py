@@ -95,6 +95,8 @@ def draw_column(table: Table, column: Column) -> list[Picture]:
         if (best := table.best(method, column)) is None:
             continue
         cell = table.cells[best, column]
+        if not cell.newest.per_class:
+            continue  # separation has no classes
         caption = (
             f"{column.name}, {method.lower()}: average precision of the classes; in brackets the scored clips (for "
             "retrieval: the examples) that have them. Bars: the best weights; dots: the others."

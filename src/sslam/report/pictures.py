@@ -54,7 +54,7 @@ def draw_comparison(table: Table) -> Figure:
     axes = figure.subplots(height, width, squeeze=False).flatten()
     for axis, column in zip(axes, table.columns, strict=False):
         metric = table.metrics(column)[0]
-        position, centres, tops = 0.0, {}, [0.0]
+        position, centres, tops, bottoms = 0.0, {}, [0.0], [0.0]
         for method in table.methods:
             rows = table.rows_of(method, column)
             if not rows:
@@ -62,17 +62,19 @@ def draw_comparison(table: Table) -> Figure:
             centres[method] = position + (len(rows) - 1) / 2
             for row in rows:
                 value = table.cells[row, column].value(metric)
-                mean, sd = 100 * value.mean, 0 if math.isnan(value.sd) else 100 * value.sd
+                unit = 100 if metric.is_share else 1
+                mean, sd = unit * value.mean, 0 if math.isnan(value.sd) else unit * value.sd
                 axis.bar(position, mean, 0.82, color=colors[row.name])
                 if sd:
                     axis.errorbar(position, mean, sd, color=INK, capsize=3, linewidth=1)
                 axis.text(position, mean + sd, f"{mean:.1f}", ha="center", va="bottom", fontsize=8.5, color=INK)
                 tops.append(mean + sd)
+                bottoms.append(mean - sd)
                 position += 1
             position += 0.7
         axis.set_ylabel(metric.heading, fontsize=9, color=INK)
         axis.set_xticks(list(centres.values()), list(centres), fontsize=9.5)
-        axis.set_ylim(0, 1.12 * max(tops) or 1)
+        axis.set_ylim(1.12 * min(bottoms), 1.12 * max(tops) or 1)
         axis.set_xlim(-0.9, position - 0.8 if position > 2.5 else 1.6)
         _style(axis, column.name)
     for axis in axes[len(table.columns) :]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sslam.report.intervals import FoldSamples, weights_of_resamples
 from sslam.report.results import Run
-from sslam.report.tables import ACCURACY, QBE_MAP, Cell
+from sslam.report.tables import ACCURACY, MSI, ONE_SOURCE, QBE_MAP, Cell
 from sslam.report.weighted_metrics import mean_of_weighted, metrics_of_weighted_clips
 
 TOLERANCE = 2e-4  # sums over many clips are in float32
@@ -69,8 +69,9 @@ def _samples_of_run(run: Run, polyphony: tuple[int, int | None] | None) -> Resam
     path = run.path.with_name(f"scores-{run.record.stage}.npz")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            all_clips = _of_retrieval(arrays) if QBE_MAP.key in run.record.metrics else _of_classifiers(arrays, run)
-            found = all_clips if polyphony is None else _of_classifiers(_of_polyphony(arrays, *polyphony), run)
+            of_clips = _of_separation if MSI.key in run.record.metrics else _of_classifiers
+            all_clips = _of_retrieval(arrays) if QBE_MAP.key in run.record.metrics else of_clips(arrays, run)
+            found = all_clips if polyphony is None else of_clips(_of_polyphony(arrays, *polyphony), run)
     except FileNotFoundError:
         raise SamplesError(f"{path.name} is not beside {run.path}") from None
     except (OSError, BadZipFile, ValueError, KeyError) as error:
@@ -92,8 +93,11 @@ def _of_polyphony(
     is_kept_N = (polyphony_N >= least) & (polyphony_N <= (np.inf if most is None else most))
     if not is_kept_N.any():
         raise ValueError(f"there is no clip of polyphony {least} to {'any' if most is None else most}")
-    kept = {name: np.asarray(arrays[name])[is_kept_N] for name in ("labels", "index", "group") if name in arrays}
-    return {**kept, "scores": np.asarray(arrays["scores"])[:, is_kept_N]}
+    return {
+        name: np.compress(is_kept_N, arrays[name], axis=1 if name == "scores" else 0)
+        for name in arrays
+        if name != "class_names"
+    }
 
 
 def _of_classifiers(arrays: Mapping[str, NDArray[np.generic]], run: Run) -> Resampled:
@@ -109,6 +113,20 @@ def _of_classifiers(arrays: Mapping[str, NDArray[np.generic]], run: Run) -> Resa
         {key: FoldSamples(np.stack([head[key] for head in heads]), num_groups, num_clips) for key in heads[0]},
         (index_N.tobytes(), group_N.tobytes(), np.packbits(labels_NC).tobytes()),
     )
+
+
+def _of_separation(arrays: Mapping[str, NDArray[np.generic]], run: Run) -> Resampled:
+    """Means over pairs of source and estimate, of which clips have several or none."""
+    index_N, num_sources_N = np.asarray(arrays["index"]), np.asarray(arrays["polyphony"])
+    group_N = np.asarray(arrays["group"]) if "group" in arrays else index_N
+    weight_NB = weights_of_resamples(group_N.astype(np.int64), run.record.data.fold or 0).astype(np.float64)
+    num_groups = len(np.unique(group_N))
+    by_metric = {}
+    for metric, total, number in ((MSI, "improvement", "num_pairs"), (ONE_SOURCE, "si_snr", "num_singles")):
+        sum_B, number_B = (np.asarray(arrays[name], np.float64) @ weight_NB for name in (total, number))
+        value_B = np.divide(sum_B, number_B, out=np.full_like(sum_B, np.nan), where=number_B > 0)
+        by_metric[metric.key] = FoldSamples(value_B[None], num_groups, len(index_N))
+    return Resampled(by_metric, (index_N.tobytes(), group_N.tobytes(), num_sources_N.tobytes()))
 
 
 def _of_retrieval(arrays: Mapping[str, NDArray[np.generic]]) -> Resampled:

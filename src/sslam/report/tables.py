@@ -55,7 +55,10 @@ class Metric(NamedTuple):
 ACCURACY = Metric("accuracy", "accuracy", is_share=True)
 MAP = Metric("map", "mAP", is_share=True)
 QBE_MAP = Metric("qbe_map", "QbE mAP", is_share=True)
-METRICS = (ACCURACY, MAP, Metric("d_prime", "d'", is_share=False), Metric("lwlrap", "lwlrap", is_share=True), QBE_MAP)
+MSI = Metric("msi", "MSi in dB", is_share=False)
+ONE_SOURCE = Metric("one_source", "1S in dB", is_share=False)
+D_PRIME = Metric("d_prime", "d'", is_share=False)
+METRICS = (ACCURACY, MAP, D_PRIME, Metric("lwlrap", "lwlrap", is_share=True), QBE_MAP, MSI, ONE_SOURCE)
 
 
 class Value(NamedTuple):
