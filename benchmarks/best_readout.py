@@ -68,8 +68,9 @@ def encoder_system(frontend: Frontend, encoder: Encoder) -> System:
 def random_system(path: str, num_samples: int, seed: int) -> System:
     """Random weights of a checkpoint's architecture."""
     checkpoint = read_checkpoint(path)
-    torch.manual_seed(seed)
-    return encoder_system(checkpoint.build_frontend().of_length(num_samples), checkpoint.new_encoder().eval())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return encoder_system(checkpoint.build_frontend().of_length(num_samples), checkpoint.new_encoder().eval())
 
 
 def trained_system(path: str, num_samples: int) -> System:
@@ -205,7 +206,8 @@ def compared(ours: Sequence[FoldSamples], theirs: Sequence[FoldSamples]) -> str:
     value = statistics.fmean(fold.value_UB[:, 0].mean() for fold in difference)
     interval = interval_of(difference, "plain")
     error = (interval.high - interval.low) / 2 / student.ppf(0.975, 1000)
-    return f"{100 * value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f}), {value / error:.1f}"
+    number = f"{value / error:.1f}" if error else "equal"
+    return f"{100 * value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f}), {number}"
 
 
 def clips_of(arguments: argparse.Namespace) -> tuple[DataLoader[Any], NDArray[np.int64]]:
