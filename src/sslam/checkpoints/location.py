@@ -4,7 +4,6 @@ The Hub is read by ``huggingface_hub``, with its cache (``HF_HOME``), login (``h
 offline switch (``HF_HUB_OFFLINE=1``). Weights and ``config.json`` are downloaded, never code.
 """
 
-import logging
 import re
 import socket
 from collections.abc import Iterable, Iterator
@@ -162,10 +161,10 @@ def _is_unresolved(repository: str, revision: str | None, name: str) -> bool:
 def _explained(address: str) -> Iterator[None]:
     """What the Hub or the way there refuses, in a sentence."""
     from huggingface_hub import constants, errors
+    from huggingface_hub.utils import logging  # which sets the level when it is imported
 
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # or every retry would say what is said once in the end
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # or every retry would say what is said once in the end
     try:
         yield
     except errors.GatedRepoError as error:
@@ -192,4 +191,4 @@ def _explained(address: str) -> Iterator[None]:
         reason = printable(str(error).strip().partition("\n")[0])
         raise CheckpointError(f"{address} cannot be downloaded ({reason}). Try again later.") from error
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(level)
