@@ -73,7 +73,7 @@ CONTENTS: dict[str, bytes] = {
     "picture.flac": b"\x89PNG\r\n\x1a\n" + RANDOM[:500],
     "pickle.wav": b"\x80\x04cos\nsystem\n(S'touch /tmp/pwned'\ntR.",
     "shouting.WAV": NO_AUDIO,
-    "letters.wav": "Ärgerlich — это не звук".encode("utf-16") * 100,
+    "letters.wav": "Ärgerlich — это не звук".encode() * 100,
     # headers that lie
     "no_channels.wav": patched(22, "<H", 0),
     "many_channels.wav": patched(22, "<H", 65_535),
@@ -109,8 +109,9 @@ CONTENTS: dict[str, bytes] = {
 REPAIRED: dict[str, bytes] = {
     "truncated.wav": encoded("wav", 3.0)[: 2 * RATE],
     "truncated.flac": encoded("flac", 3.0)[: 2 * RATE],
-    "promises_2_gb.wav": patched(40, "<I", 0x7FFFFFF0),
 }
+# As programs write them that do not know the length in advance: good.
+UNKNOWN_LENGTH: dict[str, bytes] = {"promises_2_gb.wav": patched(40, "<I", 0x7FFFFFF0)}
 SPECIAL: dict[str, Callable[[Path], None]] = {
     "pipe.wav": os.mkfifo,
     "endless.wav": lambda path: path.symlink_to("/dev/zero"),
@@ -128,7 +129,7 @@ SKIPPED = (*CONTENTS, *SPECIAL)
 def write_bad_audio(folder: Path) -> None:
     """All of them into one folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in (CONTENTS | REPAIRED).items():
+    for name, content in (CONTENTS | REPAIRED | UNKNOWN_LENGTH).items():
         (folder / name).write_bytes(content)
     for name, make in (SPECIAL | FOLDERS).items():
         make(folder / name)
