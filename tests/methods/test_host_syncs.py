@@ -11,6 +11,7 @@ from torch import nn
 
 from sslam.finished_files import InputFile
 from sslam.methods import skipped_steps
+from sslam.methods.method import Method
 from sslam.methods.skipped_steps import SkippedSteps
 from sslam.optim import clip_finite_gradients
 from sslam.separation.cache import ChannelCache
@@ -99,3 +100,27 @@ def test_channel_cache__asks_the_disk_once_for_each_clip(tmp_path: Path, monkeyp
     assert len([path for path in asked if path.suffix == ".npy"]) <= 5 + 1
     with pytest.raises(ValueError, match="Channels are of whole files"):
         cache.check(paths, 50)
+
+
+@pytest.mark.parametrize(("processes", "is_written", "logged"), [(2, True, 5.0), (2, False, 3.0), (1, True, 3.0)])
+def test_log_training_loss__is_the_mean_of_all_processes_where_it_is_written(
+    processes: int, is_written: bool, logged: float
+) -> None:
+    found = {}
+
+    def reduce(value: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "mean"
+        return (value + 7) / 2  # another process has 7
+
+    method: Any = SimpleNamespace(
+        trainer=SimpleNamespace(
+            world_size=processes,
+            strategy=SimpleNamespace(reduce=reduce),
+            _logger_connector=SimpleNamespace(should_update_logs=is_written),
+        ),
+        log=lambda name, value, prog_bar: found.update({name: value}),
+    )
+    loss = torch.tensor(3.0, requires_grad=True)
+    Method.log_training_loss(method, loss)
+    assert float(found["train/loss"]) == logged
+    assert not found["train/loss"].requires_grad
