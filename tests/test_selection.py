@@ -53,3 +53,10 @@ def test_parts__keep_excerpts_of_a_recording_on_one_side(sizes: list[int]) -> No
         assert not set(group[held_out].tolist()) & set(group[others].tolist())
         assert sorted([*held_out.tolist(), *others.tolist()]) == [*range(len(group))]
         assert least <= len(held_out) < least + max(sizes)
+
+
+def test_edge__looks_at_the_rate_next_to_it() -> None:
+    scores = {1.0: 0.9, 2.0: 0.9, 3.0: 0.1, 4.0: 0.5}
+    assert edge(scores, 1.0) is None  # as good a rate lies further inside
+    assert edge(scores, 4.0) == "highest"
+    assert edge({1.0: 0.9, 2.0: 0.1, 3.0: 0.9, 4.0: 0.5}, 1.0) == "lowest"

@@ -149,6 +149,8 @@ def test_require_same__a_run_that_failed_at_once_is_done_as_it_is_asked_for_now(
         with pytest.raises(UsageError, match="made from something else: checkpoint was 'one', is 'other'"):
             require_same(tmp_path, asked)
     require_same(tmp_path / "new", asked)
+    (tmp_path / "made_from.json").unlink()
+    require_same(tmp_path, asked)  # one of before there were notes
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "{}"])

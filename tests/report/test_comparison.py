@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from sslam.report.comparison import Comparison, Difference
-from sslam.report.intervals import Interval, no_interval
+from sslam.report.intervals import Interval, interval_of, no_interval
 from sslam.report.results import read_records
+from sslam.report.samples import samples_of
 from sslam.report.tables import ACCURACY, MAP, QBE_MAP, Column, Row, build_table
 from sslam.report.texts import csv_text, markdown
 from tests.report.conftest import made_up_results
@@ -55,6 +56,23 @@ def test_equal_systems__are_undecided_and_none_is_in_bold(three_rows: Comparison
     assert not any(three_rows.is_best(row, ESC50) for row in three_rows.table.rows)
     assert "**" not in markdown(three_rows)
     assert three_rows.notes == []
+
+
+def test_difference__of_accuracies_counts_two_clips_more(three_rows: Comparison) -> None:
+    """Bonett and Price; without them intervals of few clips are too narrow."""
+    ours, theirs = (samples_of(three_rows.table.cells[row, ESC50]) for row in (STAGE_1, SSLAM))
+    for metric, scale, other in ((ACCURACY, "difference of accuracies", "plain"), (MAP, "plain", "share")):
+        folds = [ours[fold].by_metric[metric.key].minus(theirs[fold].by_metric[metric.key]) for fold in ours]
+        found = three_rows.difference(STAGE_1, ESC50, metric, SSLAM).interval
+        assert found == interval_of(folds, scale)  # type: ignore[arg-type]
+        assert found != interval_of(folds, other)  # type: ignore[arg-type]
+
+
+def test_interval__a_metric_that_a_fold_lacks_has_none(write_run: Write, tmp_path: Path) -> None:
+    write_run("a", results=[made_up_results(2.0, single_label=False)], title="ESC-50", fold=1)
+    write_run("b", results=[made_up_results(2.0)], title="ESC-50", fold=2)
+    comparison = comparison_of(tmp_path)
+    assert comparison.interval(STAGE_1, ESC50, ACCURACY).reason == "it has no accuracy"
 
 
 def test_is_best__what_is_better_than_the_runner_up(write_run: Write, tmp_path: Path) -> None:
