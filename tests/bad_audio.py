@@ -49,22 +49,22 @@ NO_AUDIO = b"no audio at all " * 200
 CONTENTS: dict[str, bytes] = {
     # nothing in them
     "empty.wav": b"",
-    "empty.flac": b"",
-    "empty.mp3": b"",
+    "empty_flac.flac": b"",
+    "empty_mp3.mp3": b"",
     "header_alone.wav": encoded("wav")[:44],
     "half_a_header.wav": encoded("wav")[:20],
     "four_bytes.wav": b"RIFF",
-    "header_alone.ogg": encoded("ogg")[:58],
-    "header_alone.flac": encoded("flac")[:42],
+    "header_alone_ogg.ogg": encoded("ogg")[:58],
+    "header_alone_flac.flac": encoded("flac")[:42],
     "tag_alone.mp3": b"ID3\x04\x00\x00\x00\x00\x00\x0a" + bytes(10),
     "silent.flac": floats(np.zeros(0)),
     "zeros.mp3": bytes(10_000),
     # something else in them
     "random.wav": RANDOM,
-    "random.flac": RANDOM,
-    "random.ogg": RANDOM,
-    "random.opus": RANDOM,
-    "random.mp3": b"\x00" + RANDOM.replace(b"\xff", b"\x00"),
+    "random_flac.flac": RANDOM,
+    "random_ogg.ogg": RANDOM,
+    "random_opus.opus": RANDOM,
+    "random_mp3.mp3": b"\x00" + RANDOM.replace(b"\xff", b"\x00"),
     "random_after_header.flac": encoded("flac")[:42] + RANDOM,
     "text.wav": NO_AUDIO,
     "page.mp3": b"<!DOCTYPE html><html><body>404 Not Found</body></html>" * 20,
@@ -108,7 +108,7 @@ CONTENTS: dict[str, bytes] = {
 }
 REPAIRED: dict[str, bytes] = {
     "truncated.wav": encoded("wav", 3.0)[: 2 * RATE],
-    "truncated.flac": encoded("flac", 3.0)[: 2 * RATE],
+    "truncated_flac.flac": encoded("flac", 3.0)[: 2 * RATE],
 }
 # As programs write them that do not know the length in advance: good.
 UNKNOWN_LENGTH: dict[str, bytes] = {"promises_2_gb.wav": patched(40, "<I", 0x7FFFFFF0)}
