@@ -17,7 +17,7 @@ import numpy as np
 import soundfile
 import soxr
 import torch
-from sslam.commands.data_lists import pack, pack_parser
+from sslam.commands.data.lists import pack, pack_parser
 from torchaudio.compliance.kaldi import fbank
 
 from benchmarks.measuring import timed
