@@ -1,16 +1,15 @@
 """Check of an installation: ``python -m sslam.environment`` says what is installed, or what is broken and the remedy.
 
-torch and torchaudio are compiled against each other, and so is torchvision, which torchmetrics imports where it is
-installed; a pair from different releases, or a CPU build beside a CUDA build, fails at import with a linker's message
-that names neither.
+torch, torchaudio and torchvision are compiled against each other; a pair from different releases, or a CPU build beside
+a CUDA build, fails at import with a linker's message that names neither.
 """
 
 import importlib
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
 
-COMPILED_TOGETHER = ("torch", "torchaudio")
-OTHERS = ("lightning", "torchmetrics", "soundfile", "soxr", "jsonargparse")
+COMPILED_TOGETHER = ("torch", "torchaudio", "torchvision")
+OTHERS = ("lightning", "timm", "torchmetrics", "soundfile", "soxr", "jsonargparse")
 
 
 class BrokenEnvironmentError(RuntimeError):
@@ -23,12 +22,6 @@ def installed(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def compiled_together() -> tuple[str, ...]:
-    """Packages that must come from one release."""
-    others = ("torchvision",) if installed("torchvision") != "not installed" else ()
-    return COMPILED_TOGETHER + others
 
 
 def wanted(package: str) -> str:
@@ -49,21 +42,20 @@ def check() -> str:
         BrokenEnvironmentError: If something is missing or broken; names the versions found, the versions wanted and the
             remedy.
     """
-    together = compiled_together()
-    for package in (*together, *OTHERS):
+    for package in (*COMPILED_TOGETHER, *OTHERS):
         try:
             importlib.import_module(package)
         except Exception as error:  # a broken binary raises anything: ImportError, OSError, RuntimeError
-            found = ", ".join(f"{name} {installed(name)}" for name in dict.fromkeys((*together, package)))
-            needed = " ".join(f"'{wanted(name)}'" for name in dict.fromkeys((*together, package)))
+            found = ", ".join(f"{name} {installed(name)}" for name in dict.fromkeys((*COMPILED_TOGETHER, package)))
+            needed = " ".join(f"'{wanted(name)}'" for name in dict.fromkeys((*COMPILED_TOGETHER, package)))
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise BrokenEnvironmentError(
                 f"{package} cannot be imported ({reason}).\n"
-                f"Found: {found}. {', '.join(together)} must come from one release, with the same kind of build (CUDA "
-                "or CPU).\n"
+                f"Found: {found}. torch, torchaudio and torchvision must come from one release, with the same kind of "
+                "build (CUDA or CPU).\n"
                 f"Remedy: remove .venv and run 'make setup', or: pip install --force-reinstall {needed}"
             ) from error
-    return ", ".join(f"{name} {installed(name)}" for name in ("sslam", *together, *OTHERS))
+    return ", ".join(f"{name} {installed(name)}" for name in ("sslam", *COMPILED_TOGETHER, *OTHERS))
 
 
 def main() -> int:

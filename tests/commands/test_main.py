@@ -42,7 +42,7 @@ def test_main__answers_without_torch(args: list[str]) -> None:
     assert "Traceback" not in done.stderr
 
 
-HEAVY = ("torch._dynamo.utils", "scipy.signal", "scipy.optimize", "matplotlib", "sklearn", "wandb", "torchvision")
+HEAVY = ("torch._dynamo.utils", "scipy.signal", "scipy.optimize", "matplotlib", "sklearn", "wandb")
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
-"""Attention and stochastic depth, against the sums in their definitions."""
+"""Attention, against the sums in its definition."""
 
 import pytest
 import torch
 
 from sslam.networks import attention as module
-from sslam.networks.attention import Attention, DropPath, attend
+from sslam.networks.attention import Attention, attend
 
 
 def test_attention__is_the_softmax_of_the_products_of_each_head() -> None:
@@ -49,17 +49,3 @@ def test_attend__does_without_the_fused_one_in_bf16_on_a_cpu_alone(monkeypatch: 
         attend(tokens, tokens, tokens)
     with pytest.raises(AssertionError, match="fused"):
         attend(*[tokens.bfloat16().to("meta")] * 3)
-
-
-def test_drop_path__leaves_clips_out_and_keeps_the_mean() -> None:
-    torch.manual_seed(0)
-    drop_path = DropPath(0.25)
-    dropped_BPD = drop_path(torch.ones(4000, 2, 3))
-    assert all(len(clip.unique()) == 1 for clip in dropped_BPD)
-    assert dropped_BPD.unique().tolist() == pytest.approx([0, 4 / 3])
-    assert dropped_BPD.mean().item() == pytest.approx(1, abs=0.02)
-
-
-def test_drop_path__does_nothing_in_evaluation() -> None:
-    tokens_BPD = torch.randn(3, 2, 3)
-    assert torch.equal(DropPath(0.25).eval()(tokens_BPD), tokens_BPD)

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sslam.checks import at_least
-from sslam.networks.attention import Attention, DropPath, Mlp
+from sslam.networks.attention import Attention
 from sslam.rebuildable import Rebuildable
 
 LAYER_NORM_EPS = 1e-6
@@ -126,7 +127,7 @@ class PostNormBlock(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.attn = Attention(width, num_heads)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(width, round(width * mlp_ratio))
+        self.mlp = Mlp(width, hidden_features=round(width * mlp_ratio))
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, tokens_BPD: Tensor) -> tuple[Tensor, Tensor]:
