@@ -1,12 +1,11 @@
-"""timm's attention, in the way that is fast on a CPU too.
+"""Self-attention with the parameter names of timm's and of published checkpoints, in the way that is fast on a CPU too.
 
 Shape letters: B clips, P tokens, D width, H heads, K width of a head.
 """
 
-import timm.layers
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 LONGEST_PLAIN = 600  # tokens, a clip of 10 s has 513; the scores of longer ones take too much memory
 
@@ -24,8 +23,8 @@ def attend(queries_BHPK: Tensor, keys_BHPK: Tensor, values_BHPK: Tensor) -> Tens
         return scores_BHPP.softmax(dim=-1) @ values_BHPK
 
 
-class Attention(timm.layers.Attention):
-    """Multi-head self-attention over tokens (B, P, D), with the parameter names of published checkpoints.
+class Attention(nn.Module):
+    """Multi-head self-attention over tokens (B, P, D).
 
     Args:
         width: Token size D, a multiple of ``num_heads``.
@@ -33,9 +32,12 @@ class Attention(timm.layers.Attention):
     """
 
     def __init__(self, width: int, num_heads: int) -> None:
-        super().__init__(width, num_heads=num_heads, qkv_bias=True)
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens_BPD: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, tokens_BPD: Tensor) -> Tensor:
         """Tokens (B, P, D) to tokens (B, P, D)."""
         queries_BHPK, keys_BHPK, values_BHPK = (
             self.qkv(tokens_BPD).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)

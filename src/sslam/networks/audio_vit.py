@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -123,6 +122,8 @@ class PostNormBlock(nn.Module):
     """
 
     def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0) -> None:
+        from timm.layers import DropPath, Mlp  # a second or two, which --help need not wait for
+
         super().__init__()
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.attn = Attention(width, num_heads)
