@@ -35,7 +35,8 @@ def test_pretrain_sbatch__a_run_that_is_told_to_end_is_requeued_and_ends(tmp_pat
     }
     small = ["--config", "experiments/overrides/smoke.yaml", "--trainer.num_nodes", "1", "--trainer.devices", "2"]
     small += ["--trainer.callbacks", "[]", "--data.num_val_scenes", "0", "--data.num_train_scenes", "40"]
-    small += ["--checkpoint.every_n_train_steps", "1", "--trainer.strategy.timeout", "0:02:00"]
+    small += ["--checkpoint.every_n_train_steps", "1", "--checkpoint.every_minutes", "0"]
+    small += ["--trainer.strategy.timeout", "0:02:00"]
     checkpoints = tmp_path / "runs/pretrain/123/checkpoints"
 
     def script(steps: int) -> "subprocess.Popen[str]":
