@@ -49,16 +49,17 @@ def run(args: Sequence[object], folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def check_named(path: Path) -> None:
-    """Every bad file is in the list, each once, and no good one."""
+def check_named(path: Path, in_parts: bool = False) -> None:
+    """Every bad file is in the list, each once, and no good one; a part of a truncated file may be whole."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     found = [(Path(row["path"]).name, row["action"]) for row in rows]
     expected = [(name, "skipped") for name in bad_audio.SKIPPED] + [(name, "repaired") for name in bad_audio.REPAIRED]
     wanted = [(as_text(name), action) for name, action in expected]
-    assert {*wanted} - {*found} == set()
+    missing = {*wanted} - {*found}
+    assert {(name, action) for name, action in missing if not in_parts or action == "skipped"} == set()
     assert {*found} - {*wanted} == set()
-    assert len(found) == len(wanted)
+    assert len(found) == len(wanted) - len(missing)
     assert len(bad_audio.SKIPPED) + len(bad_audio.REPAIRED) > 50
 
 
@@ -100,7 +101,7 @@ def test_fit__fifty_kinds_of_bad_files(experiment: str, recordings: Path, checkp
         args += ["--model.processors.folder", str(checkpoint.parent), "--model.processors.files", "[last.ckpt]"]
     run(args, tmp_path)
     folder = tmp_path / f"runs/{experiment}/one"
-    check_named(folder / "bad_files.csv")
+    check_named(folder / "bad_files.csv", in_parts=True)
     with (folder / "metrics.csv").open(newline="") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
     assert losses
@@ -113,6 +114,6 @@ def test_evaluate__fifty_kinds_of_bad_files(recordings: Path, pre_trained: Path,
     args += ["--no_baselines", "--data.root", recordings, "--data.num_workers", 2, "--run_id", "one"]
     run([*args, "--trainer.accelerator", "cpu"], tmp_path)
     (folder,) = (path for path in (tmp_path / "runs/evaluation/one").glob("*/*") if path.is_dir())
-    check_named(folder / "bad_files.csv")
+    check_named(folder / "bad_files.csv", in_parts=True)
     record = json.loads((folder / "results-test.json").read_text())
     assert record["data"]["num_clips"] == NUM_USED

@@ -58,7 +58,8 @@ def complaint(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--data.batchsize", "3"], "Unknown key data.init_args.batchsize. Did you mean batch_size?"),
         (
             ["--model.encoder.zzz", "3"],
-            "AudioViT has: width, depth, num_heads, mlp_ratio, patch_size, num_mel_bins, max_columns, drop_path.",
+            "AudioViT has: width, depth, num_heads, mlp_ratio, patch_size, num_mel_bins, max_columns, drop_path, "
+            "checkpoint_blocks.",
         ),
         (["surplus"], "'surplus' belongs to no option; options begin with --."),
         # class

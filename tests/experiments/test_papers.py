@@ -27,7 +27,8 @@ def test_papers__files_and_commands_exist() -> None:
     for target in re.findall(r"`make ([\w-]+)`", TEXT):
         assert re.search(rf"^{target}:", makefile, re.M), target
     for command in re.findall(r"`sslam (\w+)", TEXT):
-        assert (EXPERIMENTS.parent / f"src/sslam/commands/{command}.py").is_file(), command
+        commands = EXPERIMENTS.parent / "src/sslam/commands"
+        assert (commands / f"{command}.py").is_file() or (commands / command / "__init__.py").is_file(), command
     quoted = {*re.findall(r"`([^`]+)`", TEXT)} - {"experiments/"}
     known = re.compile(r"(sslam|data_modules|callbacks)\.[\w.]+|[\w/]+\.yaml|make [\w-]+|sslam \w+( \w+)?")
     assert [text for text in quoted if not known.fullmatch(text)] == []

@@ -71,7 +71,7 @@ def test_training__clips_with_partners_are_added_up_with_them() -> None:
     separator = small_separator()
     with torch.no_grad():
         expected = mixit_loss(mixtures, separator(mixtures.sum(1)), assignments=method.assignments).mean()
-        method.log = lambda *_, **__: None  # type: ignore[method-assign]
+        method.log_training_loss = lambda *_, **__: None  # type: ignore[method-assign]
         assert method.training_step(batch, 0).item() == pytest.approx(expected.item())
 
 
