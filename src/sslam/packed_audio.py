@@ -8,6 +8,7 @@ the index.
 
 import io
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -108,17 +109,11 @@ class PackedAudio:
     def find(self, name: str) -> PackedClip | None:
         """A clip by its name; None if there is none of it."""
         wanted = os.fsencode(name)
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self.names.encoded(middle) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(self) or self.names.encoded(low) != wanted:
+        row = bisect_left(range(len(self)), wanted, key=self.names.encoded)
+        if row == len(self) or self.names.encoded(row) != wanted:
             return None
-        shard = os.path.join(self.folder, self._shards[self._shard_of_clip[low]])  # noqa: PTH118, read for each clip
-        return PackedClip(shard, int(self._offsets[low]), int(self._sizes[low]))
+        shard = os.path.join(self.folder, self._shards[self._shard_of_clip[row]])  # noqa: PTH118, read for each clip
+        return PackedClip(shard, int(self._offsets[row]), int(self._sizes[row]))
 
 
 def index_files(folder: str | Path) -> list[Path]:

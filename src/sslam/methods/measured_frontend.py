@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
+from sslam.atomic_write import write_whole
 from sslam.frontends import Frontend
 from sslam.frontends.statistics import FeatureStatistics, recording_statistics
 from sslam.run_folder import run_folder
@@ -26,8 +27,15 @@ def measured(frontend: Frontend, trainer: pl.Trainer) -> Frontend:
     Raises:
         ValueError: If there are no training clips, or only such that cannot be used.
     """
-    found = _statistics(frontend, trainer) if trainer.is_global_zero else (math.nan, math.nan)
-    mean, std = trainer.strategy.broadcast(found)
+    found, refusal = (math.nan, math.nan), ""
+    if trainer.is_global_zero:
+        try:
+            found = _statistics(frontend, trainer)
+        except ValueError as error:
+            refusal = str(error)
+    (mean, std), refusal = trainer.strategy.broadcast((found, refusal))
+    if refusal:  # all processes end, and none waits for the first
+        raise ValueError(refusal)
     rank_zero_info(f"The front end's statistics: mean {mean:.3f}, standard deviation {std:.3f}.")
     folder = run_folder(trainer)  # asked for by all processes
     if folder is not None and trainer.is_global_zero:
@@ -59,4 +67,5 @@ def write_statistics(path: Path, mean: float, std: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     known = f"{{mean: {mean!r}, std: {std!r}, statistics: null}}"
     lines = f"model:\n  init_args:\n    frontend:\n      init_args: {known}\n"
-    path.write_text(f"# Measured on the training clips of this run.\n{lines}", encoding="utf-8")
+    text = f"# Measured on the training clips of this run.\n{lines}"
+    write_whole(path, lambda partial: partial.write_text(text, encoding="utf-8"))
