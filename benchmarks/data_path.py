@@ -26,7 +26,7 @@ from data_modules.scenes import SceneRenderer
 from data_modules.soundscapes import SoundscapesDataset
 from sslam.audio import SAMPLE_RATE, decode_audio
 from sslam.commands.command import main_of
-from sslam.commands.data.lists import pack, pack_parser
+from sslam.commands.data.pack import pack, pack_parser
 from sslam.frontends import KaldiFbank
 from sslam.transforms import InverseBlockMasking
 

@@ -32,8 +32,7 @@ def test_data_verify__names_25_bad_files_by_kind(
 def test_data_verify__goes_on_after_an_interruption(
     sounds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sslam.commands.data.lists.CLIPS_PER_CHUNK", 4)
-    monkeypatch.setattr("sslam.commands.data.lists._chunks.__defaults__", (4, lambda _: True))
+    monkeypatch.setattr("sslam.commands.data.chunks.in_chunks.__defaults__", (4, lambda _: True))
     decoded: list[str] = []
 
     def decode(path: str) -> Any:

@@ -6,10 +6,12 @@ import argparse
 from collections.abc import Sequence
 
 from sslam.commands.command import WORK_IS_KEPT, CommandParser, main_of
+from sslam.commands.data.index import index, index_parser
 from sslam.commands.data.labels import labels, labels_parser
-from sslam.commands.data.lists import index, index_parser, pack, pack_parser, verify, verify_parser
+from sslam.commands.data.pack import pack, pack_parser
 from sslam.commands.data.render import render, render_parser
 from sslam.commands.data.stats import stats, stats_parser
+from sslam.commands.data.verify import verify, verify_parser
 
 
 def build_parser() -> argparse.ArgumentParser:
